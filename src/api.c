@@ -1,0 +1,2 @@
+#include "generate/generate.h"
+#include "load/load.h"

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Weight files -> named tensors. A checkpoint is a directory's weight files, mapped.
+ */
+#ifndef LLAVA_CHECKPOINT_H
+#define LLAVA_CHECKPOINT_H
+
+#include "base/base.h"
+#include "tensor/tensor.h"
+
+/** One tensor of a file. Strings and data live as long as the checkpoint. */
+typedef struct checkpoint_tensor {
+    const char *name;
+    const char *file; /* base name of the file it lies in */
+    tensor t;
+} checkpoint_tensor;
+
+typedef struct checkpoint checkpoint;
+
+/** Opens a directory's weights in the reference's order of preference (model.safetensors, then
+ *  model.safetensors.index.json), or one weight file. Maps, checks every header, reads no data. */
+llava_status checkpoint_open(const char *path, checkpoint **out, llava_error *err);
+void checkpoint_close(checkpoint **c);
+
+/** True if `directory` holds weights checkpoint_open() would find. */
+bool checkpoint_exists(const char *directory);
+
+size_t checkpoint_count(const checkpoint *c);
+const checkpoint_tensor *checkpoint_at(const checkpoint *c, size_t index); /* sorted by name */
+const checkpoint_tensor *checkpoint_find(const checkpoint *c, const char *name); /* or NULL */
+/** True if some tensor's name starts with prefix. */
+bool checkpoint_has_prefix(const checkpoint *c, const char *prefix);
+const char *checkpoint_path(const checkpoint *c);
+size_t checkpoint_file_count(const checkpoint *c);
+uint64_t checkpoint_bytes(const checkpoint *c); /* sum over tensors */
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * load_pretrained_model: decide, bind, cast, place. Also the report of what would be loaded.
+ */
+#ifndef LLAVA_LOAD_H
+#define LLAVA_LOAD_H
+
+#include "base/base.h"
+#include "base/json.h"
+#include "checkpoint/checkpoint.h"
+#include "config/config.h"
+#include "device/device.h"
+#include "image/image.h"
+#include "model/model.h"
+#include "tensor/tensor.h"
+#include "text/text.h"
+
+/** See llava_load_pretrained_model(); arguments are already checked for NULL. */
+llava_status load_pretrained_model(const llava_load_options *options, llava_loaded *loaded,
+                                   llava_error *err);
+
+/** Everything llava_inspect() tells, as a JSON object the caller owns. */
+llava_status load_inspect(const llava_load_options *options, json_t **report, llava_error *err);
+
+/** Where mm_vision_tower's directory is: working_directory (or the process's), the checkpoint's
+ *  own directory, then up to three of its parents. NULL when nowhere. */
+const char *load_find_tower(arena *memory, const char *name, const char *working_directory,
+                            const char *checkpoint_directory);
+
+#endif
