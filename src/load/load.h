@@ -22,6 +22,18 @@ llava_status load_pretrained_model(const llava_load_options *options, llava_load
 /** Everything llava_inspect() tells, as a JSON object the caller owns. */
 llava_status load_inspect(const llava_load_options *options, json_t **report, llava_error *err);
 
+/** A vision tower alone: a model that can model_run_tower() and nothing else, and its image
+ *  processor. config_json holds mm_* keys (select layer and feature, s2 ...) as an object. */
+typedef struct tower_request {
+    const char *directory;
+    const char *config_json;
+    llava_dtype torch_dtype;
+    int n_threads;
+    const char *cpu_level;
+} tower_request;
+llava_status load_tower_only(const tower_request *request, llava_model **model,
+                             llava_image_processor **processor, llava_error *err);
+
 /** Where mm_vision_tower's directory is: working_directory (or the process's), the checkpoint's
  *  own directory, then up to three of its parents. NULL when nowhere. */
 const char *load_find_tower(arena *memory, const char *name, const char *working_directory,
