@@ -85,7 +85,8 @@ typedef struct llava_error {
     char message[LLAVA_ERROR_SIZE];
 } llava_error;
 
-/** Element types of tensors. LLAVA_DTYPE_DEFAULT as an option means float16, as in the reference. */
+/** Element types of tensors. LLAVA_DTYPE_DEFAULT as an option means float16, as in the reference.
+ */
 typedef enum llava_dtype {
     LLAVA_DTYPE_DEFAULT = 0,
     LLAVA_DTYPE_F32,
@@ -159,19 +160,19 @@ LLAVA_API void llava_report_free(llava_report **report);
 
 /** Sizes of a loaded model. Strings live as long as the model. */
 typedef struct llava_model_info {
-    const char *architecture; /* e.g. "LlavaQwenForCausalLM" */
-    const char *name;         /* model_name given or derived */
+    const char *architecture;  /* e.g. "LlavaQwenForCausalLM" */
+    const char *name;          /* model_name given or derived */
     const char *template_name; /* conversation template chosen for it */
     const char *template_reason;
     llava_dtype torch_dtype;
-    int64_t vocab_size;       /* logits per position = len(tokenizer) */
+    int64_t vocab_size; /* logits per position = len(tokenizer) */
     int64_t hidden_size;
     int64_t n_layers;
     int64_t n_heads;
     int64_t n_kv_heads;
     int64_t context_len;
-    uint64_t weight_bytes;    /* mapped and owned */
-    uint64_t owned_bytes;     /* of these, allocated rather than mapped */
+    uint64_t weight_bytes; /* mapped and owned */
+    uint64_t owned_bytes;  /* of these, allocated rather than mapped */
     bool multimodal;
 } llava_model_info;
 
@@ -185,8 +186,7 @@ LLAVA_API llava_status llava_tokenizer_encode(const llava_tokenizer *tokenizer, 
                                               size_t *n_ids, llava_error *err);
 LLAVA_API llava_status llava_tokenizer_decode(const llava_tokenizer *tokenizer, const int32_t *ids,
                                               size_t n_ids, bool skip_special_tokens, char *text,
-                                              size_t capacity, size_t *text_size,
-                                              llava_error *err);
+                                              size_t capacity, size_t *text_size, llava_error *err);
 
 /* ---------------------------------------------------------------- conversation templates */
 
@@ -239,9 +239,9 @@ typedef enum llava_part_kind {
 /** A piece of a prompt. A prompt is a list of these. */
 typedef struct llava_part {
     llava_part_kind kind;
-    const char *text;                 /* TEXT */
+    const char *text; /* TEXT */
     size_t text_size;
-    const int32_t *ids;               /* TOKENS */
+    const int32_t *ids; /* TOKENS */
     size_t n_ids;
     const llava_image *const *images; /* IMAGE: one; VIDEO: its frames in order */
     size_t n_images;
@@ -252,23 +252,23 @@ typedef bool (*llava_text_fn)(void *user, const char *text, size_t text_size);
 
 /** Zero means: as generation_config.json says, else the reference's default. */
 typedef struct llava_generate_options {
-    int64_t max_new_tokens;        /* 0: as far as the context reaches */
-    bool do_sample;                /* false: as temperature says */
-    float temperature;             /* 0: greedy; > 0: sample at this temperature */
-    int32_t top_k;                 /* 0: file, else 50; -1: off */
-    float top_p;                   /* 0: file, else off */
-    float repetition_penalty;      /* 0: file, else 1 */
-    int32_t num_beams;             /* 0 or 1: none */
-    float length_penalty;          /* 0: file, else 1 */
-    int32_t no_repeat_ngram_size;  /* 0: file, else off */
-    int64_t min_new_tokens;        /* 0: none */
+    int64_t max_new_tokens;       /* 0: as far as the context reaches */
+    bool do_sample;               /* false: as temperature says */
+    float temperature;            /* 0: greedy; > 0: sample at this temperature */
+    int32_t top_k;                /* 0: file, else 50; -1: off */
+    float top_p;                  /* 0: file, else off */
+    float repetition_penalty;     /* 0: file, else 1 */
+    int32_t num_beams;            /* 0 or 1: none */
+    float length_penalty;         /* 0: file, else 1 */
+    int32_t no_repeat_ngram_size; /* 0: file, else off */
+    int64_t min_new_tokens;       /* 0: none */
     uint64_t seed;
-    const char *const *stop;       /* stop strings, beside the template's */
+    const char *const *stop; /* stop strings, beside the template's */
     size_t n_stop;
-    const int32_t *stop_ids;       /* stop ids, beside the checkpoint's EOS ids */
+    const int32_t *stop_ids; /* stop ids, beside the checkpoint's EOS ids */
     size_t n_stop_ids;
-    bool ignore_eos;               /* run to max_new_tokens */
-    bool keep_special_tokens;      /* leave special tokens in the text */
+    bool ignore_eos;          /* run to max_new_tokens */
+    bool keep_special_tokens; /* leave special tokens in the text */
     llava_text_fn on_text;
     void *user;
     uint64_t reserved[8];
@@ -284,16 +284,16 @@ typedef enum llava_finish_reason {
 
 /** What a session has generated. Borrowed until the session's next call. */
 typedef struct llava_result {
-    const char *text;          /* stop strings cut off */
+    const char *text; /* stop strings cut off */
     size_t text_size;
-    const int32_t *ids;        /* new ids, the finishing one included */
+    const int32_t *ids; /* new ids, the finishing one included */
     size_t n_ids;
     llava_finish_reason finish_reason;
-    int64_t n_prompt_tokens;   /* rows of the prompt, visual ones included */
+    int64_t n_prompt_tokens; /* rows of the prompt, visual ones included */
     int64_t n_visual_tokens;
-    int64_t n_cached_tokens;   /* rows of the prompt taken from the cache */
-    double sequence_score;     /* beams: the winner's; otherwise 0 */
-    double image_ms;           /* decoding excluded: tiles, tower, projector */
+    int64_t n_cached_tokens; /* rows of the prompt taken from the cache */
+    double sequence_score;   /* beams: the winner's; otherwise 0 */
+    double image_ms;         /* decoding excluded: tiles, tower, projector */
     double prompt_ms;
     double decode_ms;
 } llava_result;
@@ -317,8 +317,7 @@ LLAVA_API llava_status llava_session_ask(llava_session *session, const char *tem
                                          llava_error *err);
 /** Starts answering; llava_context_step() does the work, all started sessions as one batch. */
 LLAVA_API llava_status llava_session_start(llava_session *session,
-                                           const llava_generate_options *options,
-                                           llava_error *err);
+                                           const llava_generate_options *options, llava_error *err);
 LLAVA_API llava_status llava_context_step(llava_context *context, size_t *n_running,
                                           llava_error *err);
 /** Start, then step until this session has finished. */

@@ -14,7 +14,7 @@
 
 #include "llava.h"
 
-#define LLAVA_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define LLAVA_COUNT(array)        (sizeof(array) / sizeof((array)[0]))
 #define LLAVA_PRINTF(text, first) __attribute__((format(printf, text, first)))
 
 /* ---------------------------------------------------------------- errors */

@@ -32,13 +32,13 @@ llava_status llava_fail_memory(llava_error *err, size_t n_bytes, const char *wha
 }
 
 const char *llava_status_name(llava_status status) {
-    static const char *const names[] = {"ok",          "bad argument", "out of memory", "io",
-                                        "malformed",   "unsupported",  "device",        "context full",
-                                        "cancelled",   "internal"};
+    static const char *const names[] = {
+        "ok",          "bad argument", "out of memory", "io",        "malformed",
+        "unsupported", "device",       "context full",  "cancelled", "internal"};
     return (size_t)status < LLAVA_COUNT(names) ? names[status] : "unknown";
 }
 
-#define LLAVA_STRING(x) LLAVA_STRING_(x)
+#define LLAVA_STRING(x)  LLAVA_STRING_(x)
 #define LLAVA_STRING_(x) #x
 
 const char *llava_version(void) {

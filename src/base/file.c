@@ -71,8 +71,9 @@ llava_status file_read(const char *path, size_t max_size, bytes *content, llava_
         const ssize_t got = read(fd, content->data + content->size, size - content->size);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) {
-            status = llava_fail(err, LLAVA_IO, "%s: expected %zu bytes, read %zu: %s", path, size,
-                                content->size, got < 0 ? strerror(errno) : "the file became shorter");
+            status =
+                llava_fail(err, LLAVA_IO, "%s: expected %zu bytes, read %zu: %s", path, size,
+                           content->size, got < 0 ? strerror(errno) : "the file became shorter");
             goto done;
         }
         content->size += (size_t)got;

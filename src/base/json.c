@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "json.h"
 
-
 static llava_status json_fail(const char *what, const json_error_t *error, llava_error *err) {
     return llava_fail(err, LLAVA_MALFORMED, "%s: not valid JSON at line %d, column %d: %s", what,
                       error->line, error->column, error->text);
@@ -18,8 +17,8 @@ llava_status json_read_file(const char *path, json_t **root, llava_error *err) {
     *root = NULL;
     bytes content;
     LLAVA_TRY(file_read(path, JSON_FILE_MAX, &content, err));
-    const llava_status status = json_read_text(content.data ? content.data : "", content.size, path,
-                                               root, err);
+    const llava_status status =
+        json_read_text(content.data ? content.data : "", content.size, path, root, err);
     bytes_free(&content);
     return status;
 }
@@ -49,8 +48,8 @@ static llava_status wrong_kind(const char *what, const char *key, const char *ex
                       json_kind(value));
 }
 
-llava_status json_get_i64(const json_t *object, const char *what, const char *key,
-                          int64_t fallback, int64_t *value, llava_error *err) {
+llava_status json_get_i64(const json_t *object, const char *what, const char *key, int64_t fallback,
+                          int64_t *value, llava_error *err) {
     const json_t *member = json_get(object, key);
     *value = fallback;
     if (!member) return LLAVA_OK;

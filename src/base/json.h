@@ -19,8 +19,8 @@ llava_status json_read_text(const char *text, size_t size, const char *what, jso
 
 /* Typed members of an object. An absent or null key gives the fallback; a wrong type is an error
  * naming `what` and the key. */
-llava_status json_get_i64(const json_t *object, const char *what, const char *key,
-                          int64_t fallback, int64_t *value, llava_error *err);
+llava_status json_get_i64(const json_t *object, const char *what, const char *key, int64_t fallback,
+                          int64_t *value, llava_error *err);
 llava_status json_get_f64(const json_t *object, const char *what, const char *key, double fallback,
                           double *value, llava_error *err);
 llava_status json_get_bool(const json_t *object, const char *what, const char *key, bool fallback,

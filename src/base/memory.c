@@ -7,7 +7,7 @@
 
 #include "base.h"
 
-#define ALIGNMENT ((size_t)64)
+#define ALIGNMENT   ((size_t)64)
 #define ARENA_BLOCK ((size_t)64 << 10)
 
 void *array_new(size_t count, size_t element_size) {

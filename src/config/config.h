@@ -21,7 +21,7 @@ typedef enum activation {
     ACT_GELU_TANH,  /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
     ACT_QUICK_GELU, /* x sigmoid(1.702 x) */
     ACT_RELU,
-    ACT_RELU2,      /* relu(x)^2 */
+    ACT_RELU2, /* relu(x)^2 */
     ACT_TANH,
     ACT_SIGMOID,
     ACT_COUNT
@@ -47,20 +47,21 @@ typedef enum arch {
 /** What sets one family of decoders apart: names, defaults for absent keys, differences. */
 typedef struct family {
     arch arch;
-    const char *name;          /* "llama" */
-    const char *lm_class;      /* "LlamaForCausalLM" */
-    const char *llava_class;   /* "LlavaLlamaForCausalLM" */
-    const char *model_type;    /* "llama" */
-    const char *llava_type;    /* "llava_llama" */
-    bool supported;            /* the decoder can run it */
+    const char *name;        /* "llama" */
+    const char *lm_class;    /* "LlamaForCausalLM" */
+    const char *llava_class; /* "LlavaLlamaForCausalLM" */
+    const char *model_type;  /* "llama" */
+    const char *llava_type;  /* "llava_llama" */
+    bool supported;          /* the decoder can run it */
     /* defaults of the configuration class */
-    int64_t vocab_size, hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads; /* 0 = n_heads */
-    int64_t head_dim;          /* 0: hidden_size / n_heads */
+    int64_t vocab_size, hidden_size, intermediate_size, n_layers, n_heads,
+        n_kv_heads;   /* 0 = n_heads */
+    int64_t head_dim; /* 0: hidden_size / n_heads */
     int64_t max_position_embeddings;
     double rms_norm_eps, rope_theta;
-    int64_t sliding_window;    /* 0: none */
+    int64_t sliding_window; /* 0: none */
     bool tie_word_embeddings;
-    int64_t bos, eos, pad;     /* -1: null */
+    int64_t bos, eos, pad; /* -1: null */
     activation act;
     /* differences */
     bool qkv_bias;             /* q, k, v always have biases */
@@ -81,7 +82,7 @@ typedef enum rope_type { ROPE_DEFAULT = 0, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA
 
 typedef struct lm_config {
     const family *family;
-    int64_t vocab_size;        /* rows as the file says, before the resize to len(tokenizer) */
+    int64_t vocab_size; /* rows as the file says, before the resize to len(tokenizer) */
     int64_t hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim;
     int64_t max_position_embeddings;
     float rms_norm_eps;
@@ -91,8 +92,8 @@ typedef struct lm_config {
     int64_t rope_original_max_position;
     activation act;
     bool tie_word_embeddings;
-    bool attention_bias;       /* q, k, v and o (Llama, Gemma) */
-    bool qkv_bias;             /* q, k, v */
+    bool attention_bias; /* q, k, v and o (Llama, Gemma) */
+    bool qkv_bias;       /* q, k, v */
     bool mlp_bias;
     int64_t sliding_window;    /* 0: none. A query at p sees keys p - window ... p */
     int64_t max_window_layers; /* Qwen2: layers below this one have the window */
@@ -133,7 +134,7 @@ typedef enum projector_kind {
 typedef enum aspect_ratio {
     ASPECT_SQUARE = 0, /* and any other word */
     ASPECT_PAD,
-    ASPECT_ANYRES,     /* "anyres" or contains "anyres_max" */
+    ASPECT_ANYRES, /* "anyres" or contains "anyres_max" */
     ASPECT_HIGHRES,
     ASPECT_CROP_SPLIT
 } aspect_ratio;
@@ -155,17 +156,17 @@ typedef struct size2 {
 typedef struct processor_config {
     tower_kind kind;
     bool do_resize, do_center_crop, do_rescale, do_normalize;
-    int64_t shortest_edge;      /* > 0: CLIP's resize of the short side */
+    int64_t shortest_edge;           /* > 0: CLIP's resize of the short side */
     int64_t size_width, size_height; /* otherwise exactly this size */
     int64_t crop_width, crop_height;
-    int resample;               /* Pillow's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic */
+    int resample; /* Pillow's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic */
     double rescale_factor;
     double mean[3], std[3];
 } processor_config;
 
 /** Everything about pictures that config.json says. */
 typedef struct mm_config {
-    char vision_tower[512];     /* mm_vision_tower (or vision_tower), as written */
+    char vision_tower[512]; /* mm_vision_tower (or vision_tower), as written */
     int64_t select_layer;
     bool has_select_layer;
     select_feature select;
@@ -174,28 +175,28 @@ typedef struct mm_config {
     int projector_linears, projector_res;
     char projector_type[64];
     aspect_ratio aspect;
-    char aspect_text[64];       /* image_aspect_ratio as written, "square" when absent */
-    int64_t anyres_max;         /* N of anyres_max_N at the start of the text; 0: no limit */
-    size2 *pinpoints;           /* (width, height), in the file's order */
+    char aspect_text[64]; /* image_aspect_ratio as written, "square" when absent */
+    int64_t anyres_max;   /* N of anyres_max_N at the start of the text; 0: no limit */
+    size2 *pinpoints;     /* (width, height), in the file's order */
     size_t n_pinpoints;
-    bool pinpoints_are_range;   /* "(1x1),...,(6x6)": pinpoints hold multiples of the tile size */
-    int64_t highres_max;        /* largest of a comma list "336,672"; 0: none */
+    bool pinpoints_are_range; /* "(1x1),...,(6x6)": pinpoints hold multiples of the tile size */
+    int64_t highres_max;      /* largest of a comma list "336,672"; 0: none */
     int64_t crop_resolution, split_resolution; /* crop_split; 0: absent */
-    char merge_type[64];        /* mm_patch_merge_type, "flat" when absent */
+    char merge_type[64];                       /* mm_patch_merge_type, "flat" when absent */
     bool merge_spatial, merge_unpad, merge_maxpool, merge_nobase;
     newline_position newline;
     pool_mode pool;
-    int64_t pool_stride;        /* mm_spatial_pool_stride if > 0, else 2 */
+    int64_t pool_stride; /* mm_spatial_pool_stride if > 0, else 2 */
     bool add_faster_video;
     int64_t faster_token_stride;
     bool s2;
-    int64_t s2_scales[8];       /* ascending */
+    int64_t s2_scales[8]; /* ascending */
     size_t n_s2_scales;
     bool use_im_start_end, use_im_patch_token;
     bool delay_load, unfreeze_mm_vision_tower;
     char tunable_parts[256];
     int64_t tokenizer_model_max_length; /* 0: absent */
-    bool padding_left;          /* tokenizer_padding_side */
+    bool padding_left;                  /* tokenizer_padding_side */
 } mm_config;
 
 /* ---------------------------------------------------------------- generation */
@@ -204,11 +205,11 @@ typedef struct generation_config {
     bool do_sample;
     float temperature, top_p, repetition_penalty, length_penalty;
     int64_t top_k, num_beams, max_length, max_new_tokens, min_new_tokens, no_repeat_ngram_size;
-    int early_stopping;         /* 0 false, 1 true, 2 "never" */
+    int early_stopping; /* 0 false, 1 true, 2 "never" */
     int32_t eos[CONFIG_MAX_EOS];
     size_t n_eos;
-    int32_t bos, pad;           /* -1: null */
-    bool from_file;             /* generation_config.json was there */
+    int32_t bos, pad; /* -1: null */
+    bool from_file;   /* generation_config.json was there */
 } generation_config;
 
 /* ---------------------------------------------------------------- the whole */
@@ -224,24 +225,24 @@ typedef struct decision_list {
 } decision_list;
 
 typedef struct llava_config {
-    arena *memory;              /* owns every string below */
-    json_t *root;               /* config.json after customized_config and overwrite_config */
-    char architecture[96];      /* the class: LlavaQwenForCausalLM, LlamaForCausalLM ... */
+    arena *memory;         /* owns every string below */
+    json_t *root;          /* config.json after customized_config and overwrite_config */
+    char architecture[96]; /* the class: LlavaQwenForCausalLM, LlamaForCausalLM ... */
     bool multimodal;
     lm_config lm;
-    mm_config mm;               /* zero unless multimodal */
-    tower_config tower;         /* kind TOWER_NONE until config_read_tower() */
+    mm_config mm;       /* zero unless multimodal */
+    tower_config tower; /* kind TOWER_NONE until config_read_tower() */
     processor_config processor;
     generation_config generation;
     int64_t context_len;
-    llava_dtype stored_dtype;   /* config's torch_dtype; DEFAULT when absent */
+    llava_dtype stored_dtype; /* config's torch_dtype; DEFAULT when absent */
     decision_list decisions;
 } llava_config;
 
 /** Inputs of config_load(). */
 typedef struct config_request {
-    const char *directory;         /* holds config.json and generation_config.json */
-    const char *model_name;        /* as given or derived */
+    const char *directory;  /* holds config.json and generation_config.json */
+    const char *model_name; /* as given or derived */
     bool multimodal_keyword;
     const char *customized_config; /* JSON text or NULL */
     const char *overwrite_config;  /* JSON text or NULL */
@@ -267,7 +268,6 @@ char *config_model_name(arena *memory, const char *path);
 
 /** What the reference's name test would have chosen: branch id ("C5") and class, for reports. */
 void config_reference_branch(const char *model_name, bool has_base, bool multimodal_keyword,
-                             const char *model_path, const char **branch,
-                             const char **class_name);
+                             const char *model_path, const char **branch, const char **class_name);
 
 #endif

@@ -20,15 +20,15 @@ typedef enum linear_form { LINEAR_PANEL = 0, LINEAR_DOT = 1 } linear_form;
 
 /** dst[n, out] = act(x[n, in] W^T + bias) (+ residual). */
 typedef struct linear_args {
-    const float *x;        /* [n_rows, w->n_cols] */
+    const float *x; /* [n_rows, w->n_cols] */
     int64_t n_rows;
-    const weight *w;       /* [out, in] */
-    const weight *bias;    /* [1, out], or NULL */
+    const weight *w;    /* [out, in] */
+    const weight *bias; /* [1, out], or NULL */
     activation act;
     const float *residual; /* [n_rows, out] added last, or NULL; may be dst */
     float *dst;            /* [n_rows, out]; must not overlap x */
     linear_form form;
-    bool bf16_inputs;      /* round x to bfloat16 first (compute type bfloat16) */
+    bool bf16_inputs; /* round x to bfloat16 first (compute type bfloat16) */
 } linear_args;
 
 /** Keys or values of one sequence: blocks of block_size tokens. Element (t, head, i) lies in
@@ -44,21 +44,22 @@ typedef struct kv_view {
  *  Query row i has position first_position + i; it sees keys [max(0, p - window), p] if causal,
  *  else all n_keys. */
 typedef struct attention_args {
-    const float *q;        /* [n_rows, n_heads, head_dim], rows q_stride floats apart */
+    const float *q; /* [n_rows, n_heads, head_dim], rows q_stride floats apart */
     int64_t q_stride;
-    float *dst;            /* [n_rows, n_heads * head_dim] */
+    float *dst; /* [n_rows, n_heads * head_dim] */
     int64_t n_rows, n_heads, n_kv_heads, head_dim;
     int64_t first_position, n_keys;
     bool causal;
-    int64_t window;        /* 0: none */
+    int64_t window; /* 0: none */
     float scale;
     const float *alibi_slopes; /* [n_heads] or NULL: score += slope * (key - query) */
     kv_view k, v;
 } attention_args;
 
-/** Pooling and interpolation over maps of rows: [n_maps, in_h, in_w, dim] -> [.., out_h, out_w, ..] */
+/** Pooling and interpolation over maps of rows: [n_maps, in_h, in_w, dim] -> [.., out_h, out_w, ..]
+ */
 typedef enum map_op {
-    MAP_AVERAGE,  /* stride x stride block mean, trailing rows and columns dropped */
+    MAP_AVERAGE, /* stride x stride block mean, trailing rows and columns dropped */
     MAP_MAX,
     MAP_BILINEAR, /* align_corners false, no antialias */
     MAP_BICUBIC,  /* a = -0.75, align_corners false, no antialias, borders clamped */
@@ -75,7 +76,7 @@ typedef struct map_args {
 
 /** Keys or values into the cache: row i of x goes to position first + i of the view. */
 typedef struct kv_store_args {
-    const float *x;   /* [n_rows, n_kv_heads, head_dim], rows x_stride floats apart */
+    const float *x; /* [n_rows, n_kv_heads, head_dim], rows x_stride floats apart */
     int64_t x_stride, n_rows, n_kv_heads, head_dim, first_position;
     kv_view view;
 } kv_store_args;

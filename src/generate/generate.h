@@ -25,9 +25,9 @@ double rng_uniform(rng *r); /* [0, 1), 53 bits */
 typedef struct sampler_settings {
     bool do_sample;
     float temperature, top_p, repetition_penalty;
-    int64_t top_k;               /* 0: off */
+    int64_t top_k; /* 0: off */
     int64_t no_repeat_ngram_size, min_new_tokens;
-    int64_t min_keep;            /* fewest candidates the filters leave */
+    int64_t min_keep; /* fewest candidates the filters leave */
 } sampler_settings;
 
 /** Processors in place, in the reference's order: repetition penalty, n-grams, minimum length. */

@@ -37,8 +37,8 @@ llava_status image_resize(const llava_image *image, int64_t width, int64_t heigh
 struct llava_image_processor {
     processor_config processor;
     tower_config tower;
-    mm_config mm;         /* pinpoints are owned here */
-    size2 *pinpoints;     /* in pixels, ranges multiplied out */
+    mm_config mm;     /* pinpoints are owned here */
+    size2 *pinpoints; /* in pixels, ranges multiplied out */
     size_t n_pinpoints;
     int64_t patches_per_side; /* of one tower input */
     int64_t tokens_per_tile;  /* rows the tower and projector give for one input */
@@ -54,27 +54,27 @@ typedef enum vision_kind { VISION_IMAGE, VISION_VIDEO } vision_kind;
 
 /** Where one row of a packed picture comes from. */
 #define ROW_NEWLINE (-1) /* model.image_newline */
-#define ROW_FASTER (-2)  /* model.faster_token */
+#define ROW_FASTER  (-2) /* model.faster_token */
 
 /** Tiles and packing of one picture or video. */
 typedef struct vision_plan {
     vision_kind kind;
-    aspect_ratio aspect;      /* the mode really used (pad when several pictures share a prompt) */
-    int64_t width, height;    /* of the picture */
-    int64_t n_views;          /* tower inputs: base + tiles, or frames */
-    size2 best;               /* canvas in pixels (anyres, highres); 0 otherwise */
-    int64_t grid_w, grid_h;   /* tiles across and down; 0 when not tiled */
-    int64_t side;             /* rows of features per view: side x side */
+    aspect_ratio aspect;    /* the mode really used (pad when several pictures share a prompt) */
+    int64_t width, height;  /* of the picture */
+    int64_t n_views;        /* tower inputs: base + tiles, or frames */
+    size2 best;             /* canvas in pixels (anyres, highres); 0 otherwise */
+    int64_t grid_w, grid_h; /* tiles across and down; 0 when not tiled */
+    int64_t side;           /* rows of features per view: side x side */
 
     /* feature maps before the rows are picked */
-    int64_t pool_side;        /* VIDEO: side after pooling; else 0 */
-    int64_t fast_side;        /* faster video: side after pooling at twice the stride; else 0 */
+    int64_t pool_side; /* VIDEO: side after pooling; else 0 */
+    int64_t fast_side; /* faster video: side after pooling at twice the stride; else 0 */
     int64_t row0, row1, col0, col1; /* what unpad keeps of the grid_h*side x grid_w*side map */
-    int64_t out_h, out_w;     /* map size after anyres_max scaling or max pooling; 0: unchanged */
-    bool resampled;           /* anyres_max scaled the map down (bilinear) */
-    bool max_pooled;          /* 2 x 2 max pooling over the map */
+    int64_t out_h, out_w; /* map size after anyres_max scaling or max pooling; 0: unchanged */
+    bool resampled;       /* anyres_max scaled the map down (bilinear) */
+    bool max_pooled;      /* 2 x 2 max pooling over the map */
 
-    int64_t n_rows;           /* rows of the prompt */
+    int64_t n_rows; /* rows of the prompt */
     /** rows[i]: index into the features after pooling or scaling, laid out as
      *  views x side^2 rows (or frames x pool_side^2, then frames x fast_side^2); when `resampled`
      *  or `max_pooled`: the base view's side^2 rows, then the out_h x out_w map. Or ROW_*. */

@@ -29,13 +29,13 @@ typedef struct tower_layer {
 } tower_layer;
 
 typedef struct tower_weights {
-    weight class_embedding;     /* [1, D]; CLIP, MLCD */
-    linear_weights patch;       /* [D, 3 p p] */
-    weight position_embedding;  /* [N (+ 1), D]; not MLCD */
-    weight class_pos_emb;       /* [1, head_dim / 2]; MLCD */
-    norm_weights pre_norm;      /* CLIP, MLCD */
+    weight class_embedding;    /* [1, D]; CLIP, MLCD */
+    linear_weights patch;      /* [D, 3 p p] */
+    weight position_embedding; /* [N (+ 1), D]; not MLCD */
+    weight class_pos_emb;      /* [1, head_dim / 2]; MLCD */
+    norm_weights pre_norm;     /* CLIP, MLCD */
     tower_layer *layers;
-    int64_t n_layers;           /* layers to run at most (SigLIP: the last one is left out) */
+    int64_t n_layers; /* layers to run at most (SigLIP: the last one is left out) */
 } tower_weights;
 
 typedef struct projector_weights {
@@ -53,27 +53,27 @@ typedef struct expert_weights {
 typedef struct decoder_layer {
     norm_weights input_norm, post_norm;
     linear_weights q, k, v, o;
-    linear_weights gate, up, down;     /* dense */
-    weight router;                     /* [n_experts, D]; exists when the layer is sparse */
+    linear_weights gate, up, down; /* dense */
+    weight router;                 /* [n_experts, D]; exists when the layer is sparse */
     expert_weights *experts;
     expert_weights shared;
-    weight shared_gate;                /* [1, D] */
+    weight shared_gate; /* [1, D] */
 } decoder_layer;
 
 typedef struct decoder_weights {
-    weight embed;                      /* [V, D] */
+    weight embed; /* [V, D] */
     decoder_layer *layers;
     norm_weights norm;
-    weight head;                       /* [V, D]; the embedding when tied */
+    weight head; /* [V, D]; the embedding when tied */
 } decoder_weights;
 
 /** Immutable after loading. */
 struct llava_model {
     llava_config *config;
     device *dev;
-    llava_dtype compute;               /* torch_dtype: F32, F16 or BF16 */
-    int64_t n_vocab;                   /* logits per position: min(len(tokenizer), rows) rules */
-    int64_t n_stored_vocab;            /* ids the stored rows cover; above: never sampled */
+    llava_dtype compute;    /* torch_dtype: F32, F16 or BF16 */
+    int64_t n_vocab;        /* logits per position: min(len(tokenizer), rows) rules */
+    int64_t n_stored_vocab; /* ids the stored rows cover; above: never sampled */
     tower_weights tower;
     projector_weights projector;
     decoder_weights decoder;
@@ -81,9 +81,9 @@ struct llava_model {
     const char *name;
     const char *template_name, *template_reason;
     /* ownership */
-    arena *memory;                     /* structs and strings */
-    checkpoint *files[4];              /* mapped weights */
-    void **owned;                      /* cast or merged tensors */
+    arena *memory;        /* structs and strings */
+    checkpoint *files[4]; /* mapped weights */
+    void **owned;         /* cast or merged tensors */
     size_t n_owned, owned_capacity;
     uint64_t owned_bytes, weight_bytes;
 };
@@ -138,13 +138,12 @@ int64_t kv_pool_free_blocks(const kv_pool *pool);
 /** The blocks of one sequence. */
 typedef struct kv_sequence {
     kv_pool *pool;
-    int32_t *blocks;   /* block numbers */
+    int32_t *blocks; /* block numbers */
     int64_t n_blocks, capacity;
-    int64_t n_tokens;  /* positions stored */
+    int64_t n_tokens; /* positions stored */
 } kv_sequence;
 
-llava_status kv_sequence_new(kv_pool *pool, int64_t max_tokens, kv_sequence *seq,
-                             llava_error *err);
+llava_status kv_sequence_new(kv_pool *pool, int64_t max_tokens, kv_sequence *seq, llava_error *err);
 void kv_sequence_free(kv_sequence *seq);
 /** Makes room for n more positions: allocates blocks, copies the last one if it is shared. */
 llava_status kv_sequence_reserve(kv_sequence *seq, int64_t n, llava_error *err);
@@ -157,15 +156,15 @@ llava_status kv_sequence_share(kv_sequence *dst, const kv_sequence *src, llava_e
 
 /** One sequence's part of a step. Positions are seq->n_tokens ... + n_rows - 1. */
 typedef struct decoder_item {
-    kv_sequence *seq;      /* room reserved; n_tokens grows by n_rows */
-    const float *rows;     /* [n_rows, hidden_size] embeddings */
+    kv_sequence *seq;  /* room reserved; n_tokens grows by n_rows */
+    const float *rows; /* [n_rows, hidden_size] embeddings */
     int64_t n_rows;
-    bool generated;        /* rows are generated tokens (DOT), not prompt (PANEL) */
-    int64_t n_logits;      /* logits of the last n_logits rows; 0: none */
-    float *logits;         /* [n_logits, n_vocab], caller's */
-    int64_t rope_length;   /* dynamic rope: sequence length that sets the base; 0: end of rows */
-    float **hidden;        /* n_layers + 2 buffers [n_rows, hidden_size] or NULL: inputs of layer 0,
-                              output of each layer, after the final norm */
+    bool generated;      /* rows are generated tokens (DOT), not prompt (PANEL) */
+    int64_t n_logits;    /* logits of the last n_logits rows; 0: none */
+    float *logits;       /* [n_logits, n_vocab], caller's */
+    int64_t rope_length; /* dynamic rope: sequence length that sets the base; 0: end of rows */
+    float **hidden;      /* n_layers + 2 buffers [n_rows, hidden_size] or NULL: inputs of layer 0,
+                            output of each layer, after the final norm */
 } decoder_item;
 
 /** Working memory for steps of at most max_rows rows. */

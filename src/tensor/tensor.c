@@ -89,9 +89,18 @@ static void store_one(uint8_t *dst, llava_dtype dtype, float value) {
     uint16_t half;
     double twice;
     switch (dtype) {
-    case LLAVA_DTYPE_F16: half = f32_to_f16(value); memcpy(dst, &half, 2); break;
-    case LLAVA_DTYPE_BF16: half = f32_to_bf16(value); memcpy(dst, &half, 2); break;
-    case LLAVA_DTYPE_F64: twice = value; memcpy(dst, &twice, 8); break;
+    case LLAVA_DTYPE_F16:
+        half = f32_to_f16(value);
+        memcpy(dst, &half, 2);
+        break;
+    case LLAVA_DTYPE_BF16:
+        half = f32_to_bf16(value);
+        memcpy(dst, &half, 2);
+        break;
+    case LLAVA_DTYPE_F64:
+        twice = value;
+        memcpy(dst, &twice, 8);
+        break;
     default: memcpy(dst, &value, 4); break;
     }
 }

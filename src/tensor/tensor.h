@@ -18,9 +18,9 @@ typedef struct tensor {
     size_t n_bytes;
 } tensor;
 
-size_t dtype_size(llava_dtype dtype);       /* bytes of one element */
-const char *dtype_name(llava_dtype dtype);  /* "float32", "bfloat16", ... */
-bool dtype_is_float(llava_dtype dtype);     /* F32, F16, BF16 or F64 */
+size_t dtype_size(llava_dtype dtype);      /* bytes of one element */
+const char *dtype_name(llava_dtype dtype); /* "float32", "bfloat16", ... */
+bool dtype_is_float(llava_dtype dtype);    /* F32, F16, BF16 or F64 */
 /** "float16", "fp16", "half", "torch.float16", "F16" ... -> dtype; false when unknown. */
 bool dtype_parse(const char *name, llava_dtype *dtype);
 
@@ -39,8 +39,8 @@ void tensor_cast(void *dst, llava_dtype dst_dtype, const void *src, llava_dtype 
  *  `linear` looks at the format; nobody else does. */
 typedef struct weight {
     llava_dtype dtype;
-    int64_t n_rows; /* output features; vectors: 1 */
-    int64_t n_cols; /* input features */
+    int64_t n_rows;   /* output features; vectors: 1 */
+    int64_t n_cols;   /* input features */
     const void *data; /* NULL: the weight does not exist (an absent bias) */
 } weight;
 

@@ -18,8 +18,8 @@ typedef enum tokenizer_flavour {
 typedef struct tokenizer_request {
     const char *directory;
     tokenizer_flavour flavour;
-    const char *model_type;   /* config.json's, for directories without tokenizer_class; or NULL */
-    const char *flags_json;   /* keyword arguments of from_pretrained as a JSON object, or NULL */
+    const char *model_type; /* config.json's, for directories without tokenizer_class; or NULL */
+    const char *flags_json; /* keyword arguments of from_pretrained as a JSON object, or NULL */
 } tokenizer_request;
 
 llava_status tokenizer_open(const tokenizer_request *request, llava_tokenizer **out,
@@ -90,11 +90,11 @@ typedef struct conversation_template {
     template_style style;
     const char *system;
     const char *roles[2];
-    const char *sep, *sep2;    /* NULL: none */
+    const char *sep, *sep2; /* NULL: none */
     const char *version;
     const llava_message *preset; /* messages before the first turn */
     size_t n_preset;
-    const char *stop[3];       /* texts to stop at, NULL-terminated */
+    const char *stop[3]; /* texts to stop at, NULL-terminated */
 } conversation_template;
 
 const conversation_template *template_find(const char *name); /* NULL when unknown */
@@ -109,8 +109,8 @@ llava_status template_render(const conversation_template *t, const char *system,
 /** What a template is chosen from. */
 typedef struct template_evidence {
     const char *model_name;
-    const char *architecture;  /* class name */
-    const char *vision_tower;  /* or NULL */
+    const char *architecture; /* class name */
+    const char *vision_tower; /* or NULL */
     const llava_tokenizer *tokenizer;
 } template_evidence;
 
