@@ -11,8 +11,9 @@
 /** One tensor of a file. Strings and data live as long as the checkpoint. */
 typedef struct checkpoint_tensor {
     const char *name;
-    const char *file; /* base name of the file it lies in */
-    tensor t;
+    const char *file;   /* name of the file it lies in, relative to the checkpoint */
+    const char *stored; /* element type as the file writes it: "BF16" */
+    tensor t;           /* dtype is LLAVA_DTYPE_DEFAULT when nothing here can compute with it */
 } checkpoint_tensor;
 
 typedef struct checkpoint checkpoint;
@@ -33,5 +34,9 @@ bool checkpoint_has_prefix(const checkpoint *c, const char *prefix);
 const char *checkpoint_path(const checkpoint *c);
 size_t checkpoint_file_count(const checkpoint *c);
 uint64_t checkpoint_bytes(const checkpoint *c); /* sum over tensors */
+/** Name of the i-th weight file, relative to the checkpoint. */
+const char *checkpoint_file(const checkpoint *c, size_t index);
+/** Tensors that lie in a shard but that the index does not give to that shard; they are ignored. */
+size_t checkpoint_unmapped(const checkpoint *c);
 
 #endif
