@@ -19,15 +19,21 @@
 
 /* ---------------------------------------------------------------- errors */
 
-/** Fills err (if not NULL) and returns code: `return llava_fail(err, LLAVA_IO, "...", ...)`. */
-llava_status llava_fail(llava_error *err, llava_status code, const char *format, ...)
+/** Fills err (if not NULL) and gives code: `return llava_fail(err, LLAVA_IO, "...", ...)`.
+ *  A macro, so that the compiler sees which status a failure returns. */
+static inline llava_status llava_same(llava_status code) { return code; }
+#define llava_fail(err, code, ...) (llava_error_set(err, code, __VA_ARGS__), llava_same(code))
+void llava_error_set(llava_error *err, llava_status code, const char *format, ...)
     LLAVA_PRINTF(3, 4);
 
-/** Puts text in front of an error already filled: "config.json: " + message. Returns its code. */
-llava_status llava_fail_prefix(llava_error *err, llava_status code, const char *format, ...)
+/** Puts text in front of an error already filled: "config.json: " + message. Gives code. */
+#define llava_fail_prefix(err, code, ...)                                                          \
+    (llava_error_prefix(err, code, __VA_ARGS__), llava_same(code))
+void llava_error_prefix(llava_error *err, llava_status code, const char *format, ...)
     LLAVA_PRINTF(3, 4);
 
-llava_status llava_fail_memory(llava_error *err, size_t n_bytes, const char *what);
+#define llava_fail_memory(err, n_bytes, what)                                                      \
+    llava_fail(err, LLAVA_OUT_OF_MEMORY, "out of memory: %zu bytes for %s", (size_t)(n_bytes), what)
 
 /** Passes a failure on. */
 #define LLAVA_TRY(call)                                                                            \

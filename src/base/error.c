@@ -3,18 +3,18 @@
 
 #include "base.h"
 
-llava_status llava_fail(llava_error *err, llava_status code, const char *format, ...) {
-    if (!err) return code;
+void llava_error_set(llava_error *err, llava_status code, const char *format, ...) {
+    if (!err) return;
     err->code = code;
     va_list args;
     va_start(args, format);
     vsnprintf(err->message, sizeof err->message, format, args);
     va_end(args);
-    return code;
 }
 
-llava_status llava_fail_prefix(llava_error *err, llava_status code, const char *format, ...) {
-    if (!err) return code;
+void llava_error_prefix(llava_error *err, llava_status code, const char *format, ...) {
+    if (!err) return;
+    err->code = code;
     char message[LLAVA_ERROR_SIZE];
     memcpy(message, err->message, sizeof message);
     message[sizeof message - 1] = '\0';
@@ -24,11 +24,6 @@ llava_status llava_fail_prefix(llava_error *err, llava_status code, const char *
     va_end(args);
     if (used >= 0 && (size_t)used < sizeof err->message)
         snprintf(err->message + used, sizeof err->message - (size_t)used, "%s", message);
-    return code;
-}
-
-llava_status llava_fail_memory(llava_error *err, size_t n_bytes, const char *what) {
-    return llava_fail(err, LLAVA_OUT_OF_MEMORY, "out of memory: %zu bytes for %s", n_bytes, what);
 }
 
 const char *llava_status_name(llava_status status) {

@@ -7,10 +7,19 @@
 #include "base/json.h"
 #include "checkpoint.h"
 #include "safetensors.h"
+#include "torch_file.h"
 
-#define SINGLE_FILE  "model.safetensors"
-#define INDEX_FILE   "model.safetensors.index.json"
-#define INDEX_SUFFIX ".safetensors.index.json"
+/** Weight files in the reference's order of preference (transformers 4.40, from_pretrained). */
+static const struct {
+    const char *name;
+    bool is_index;
+} weight_files[] = {
+    {"model.safetensors", false},
+    {"model.safetensors.index.json", true},
+    {"pytorch_model.bin", false},
+    {"pytorch_model.bin.index.json", true},
+};
+#define INDEX_SUFFIX ".index.json"
 
 struct checkpoint {
     arena *memory;
@@ -29,8 +38,30 @@ static bool ends_with(const char *text, const char *suffix) {
     return n >= m && strcmp(text + n - m, suffix) == 0;
 }
 
+/** Lists a mapped file's tensors; the content says which container it is. */
+static llava_status parse_file(checkpoint *c, const file_map *map, const char *path,
+                               const char *file, checkpoint_list *list, llava_error *err) {
+    if (!torch_file_probe(map->data, map->size))
+        return safetensors_parse(map, path, file, c->memory, list, err);
+    *list = (checkpoint_list){0};
+    torch_tensors found;
+    LLAVA_TRY(torch_file_read(map->data, map->size, path, c->memory, &found, err));
+    list->items = array_new(found.count, sizeof *list->items);
+    if (!list->items) return llava_fail_memory(err, found.count * sizeof *list->items, path);
+    for (list->count = 0; list->count < found.count; list->count++) {
+        const torch_tensor *t = &found.items[list->count];
+        list->items[list->count] = (checkpoint_tensor){
+            .name = t->name,
+            .file = file,
+            .stored = safetensors_dtype_name(t->t.dtype),
+            .t = t->t,
+        };
+    }
+    return LLAVA_OK;
+}
+
 /** Takes the tensors of a parsed file; with a weight_map only those it gives to this file. */
-static llava_status take_tensors(checkpoint *c, const safetensors_list *list, const json_t *map,
+static llava_status take_tensors(checkpoint *c, const checkpoint_list *list, const json_t *map,
                                  const char *file, llava_error *err) {
     if (!list->count) return LLAVA_OK;
     checkpoint_tensor *items = realloc(c->items, (c->count + list->count) * sizeof *items);
@@ -71,9 +102,8 @@ static llava_status open_file(checkpoint *c, const char *directory, const char *
     if (!path || !file) return llava_fail_memory(err, strlen(name), "a file's name");
     LLAVA_TRY(file_map_open(path, &c->maps[c->n_files], err));
     c->files[c->n_files] = file;
-    safetensors_list list;
-    llava_status status =
-        safetensors_parse(&c->maps[c->n_files++], path, file, c->memory, &list, err);
+    checkpoint_list list;
+    llava_status status = parse_file(c, &c->maps[c->n_files++], path, file, &list, err);
     if (status == LLAVA_OK) status = take_tensors(c, &list, map, file, err);
     free(list.items);
     return status;
@@ -165,30 +195,25 @@ static llava_status open_index(checkpoint *c, const char *directory, const char 
     return status;
 }
 
-static llava_status no_weights(checkpoint *c, const char *directory, llava_error *err) {
-    static const char *const torch_files[] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
-    for (size_t i = 0; i < LLAVA_COUNT(torch_files); i++) {
-        const char *path = path_join(c->memory, directory, torch_files[i]);
-        if (path && path_is_file(path))
-            return llava_fail(err, LLAVA_UNSUPPORTED,
-                              "%s: unsupported here: torch .bin; expected %s or %s beside it", path,
-                              SINGLE_FILE, INDEX_FILE);
-    }
-    return llava_fail(err, LLAVA_IO, "%s: no weights: expected %s or %s", directory, SINGLE_FILE,
-                      INDEX_FILE);
+static llava_status open_single(checkpoint *c, const char *directory, const char *name,
+                                llava_error *err) {
+    LLAVA_TRY(open_file(c, directory, name, NULL, err));
+    sort_tensors(c);
+    return LLAVA_OK;
 }
 
 static llava_status open_directory(checkpoint *c, llava_error *err) {
-    const char *single = path_join(c->memory, c->path, SINGLE_FILE);
-    const char *index = path_join(c->memory, c->path, INDEX_FILE);
-    if (!single || !index) return llava_fail_memory(err, strlen(c->path), "a path");
-    if (path_is_file(single)) {
-        const llava_status status = open_file(c, c->path, SINGLE_FILE, NULL, err);
-        sort_tensors(c);
-        return status;
+    for (size_t i = 0; i < LLAVA_COUNT(weight_files); i++) {
+        const char *path = path_join(c->memory, c->path, weight_files[i].name);
+        if (!path) return llava_fail_memory(err, strlen(c->path), "a path");
+        if (!path_is_file(path)) continue;
+        return weight_files[i].is_index ? open_index(c, c->path, path, err)
+                                        : open_single(c, c->path, weight_files[i].name, err);
     }
-    if (path_is_file(index)) return open_index(c, c->path, index, err);
-    return no_weights(c, c->path, err);
+    return llava_fail(err, LLAVA_IO,
+                      "%s: no weights: expected model.safetensors, pytorch_model.bin or an index "
+                      "of either",
+                      c->path);
 }
 
 /** A weight file, or an index, named itself. */
@@ -198,11 +223,7 @@ static llava_status open_named_file(checkpoint *c, llava_error *err) {
         name ? arena_strndup(c->memory, c->path, strlen(c->path) - strlen(name)) : NULL;
     if (!directory) return llava_fail_memory(err, strlen(c->path), "a path");
     if (ends_with(c->path, INDEX_SUFFIX)) return open_index(c, directory, c->path, err);
-    if (ends_with(c->path, ".bin") || ends_with(c->path, ".pt") || ends_with(c->path, ".pth"))
-        return llava_fail(err, LLAVA_UNSUPPORTED, "%s: unsupported here: torch .bin", c->path);
-    const llava_status status = open_file(c, directory, name, NULL, err);
-    sort_tensors(c);
-    return status;
+    return open_single(c, directory, name, err);
 }
 
 llava_status checkpoint_open(const char *path, checkpoint **out, llava_error *err) {
@@ -244,9 +265,11 @@ void checkpoint_close(checkpoint **c) {
 bool checkpoint_exists(const char *directory) {
     arena *memory = arena_new();
     if (!memory) return false;
-    const char *single = path_join(memory, directory, SINGLE_FILE);
-    const char *index = path_join(memory, directory, INDEX_FILE);
-    const bool found = (single && path_is_file(single)) || (index && path_is_file(index));
+    bool found = false;
+    for (size_t i = 0; i < LLAVA_COUNT(weight_files) && !found; i++) {
+        const char *path = path_join(memory, directory, weight_files[i].name);
+        found = path && path_is_file(path);
+    }
     arena_free(&memory);
     return found;
 }

@@ -16,10 +16,17 @@ typedef struct checkpoint_tensor {
     tensor t;           /* dtype is LLAVA_DTYPE_DEFAULT when nothing here can compute with it */
 } checkpoint_tensor;
 
+/** Tensors of one file. */
+typedef struct checkpoint_list {
+    checkpoint_tensor *items; /* from array_new(): release with free() */
+    size_t count;
+} checkpoint_list;
+
 typedef struct checkpoint checkpoint;
 
-/** Opens a directory's weights in the reference's order of preference (model.safetensors, then
- *  model.safetensors.index.json), or one weight file. Maps, checks every header, reads no data. */
+/** Opens a directory's weights in the reference's order of preference (model.safetensors, its
+ *  index, pytorch_model.bin, its index), or one weight file. Maps, checks every header, reads no
+ * data. */
 llava_status checkpoint_open(const char *path, checkpoint **out, llava_error *err);
 void checkpoint_close(checkpoint **c);
 

@@ -48,6 +48,12 @@ static const stored_dtype *find_dtype(const char *name) {
     return NULL;
 }
 
+const char *safetensors_dtype_name(llava_dtype dtype) {
+    for (size_t i = 0; i < LLAVA_COUNT(stored_dtypes); i++)
+        if (stored_dtypes[i].dtype == dtype) return stored_dtypes[i].name;
+    return "unknown";
+}
+
 /** One entry of the header before its data is located. */
 typedef struct entry {
     checkpoint_tensor tensor;
@@ -241,7 +247,7 @@ static llava_status place_entries(const parser *p, entry *entries, size_t count)
     return LLAVA_OK;
 }
 
-static llava_status read_header(const parser *p, const json_t *root, safetensors_list *list) {
+static llava_status read_header(const parser *p, const json_t *root, checkpoint_list *list) {
     const size_t n_keys = json_object_size(root);
     llava_status status = LLAVA_OK;
     entry *entries = array_new(n_keys, sizeof *entries);
@@ -271,8 +277,8 @@ done:
 }
 
 llava_status safetensors_parse(const file_map *map, const char *path, const char *file,
-                               arena *memory, safetensors_list *list, llava_error *err) {
-    *list = (safetensors_list){0};
+                               arena *memory, checkpoint_list *list, llava_error *err) {
+    *list = (checkpoint_list){0};
     uint64_t n = 0;
     LLAVA_TRY(header_size(map, path, &n, err));
     json_t *root;
