@@ -6,10 +6,44 @@ static llava_status json_fail(const char *what, const json_error_t *error, llava
                       error->line, error->column, error->text);
 }
 
+/** Python writes NaN, Infinity and -Infinity, which JSON does not have. Outside strings they become
+ *  null, padded with spaces so that error positions stay close. False: out of memory. */
+static bool replace_nonfinite(const char *text, size_t size, bytes *out) {
+    static const char *const words[] = {"-Infinity", "Infinity", "NaN"};
+    bool in_string = false;
+    for (size_t i = 0; i < size; i++) {
+        if (in_string && text[i] == '\\' && i + 1 < size) {
+            if (!bytes_append(out, text + i++, 1)) return false;
+        } else if (text[i] == '"') {
+            in_string = !in_string;
+        }
+        size_t length = 0;
+        for (size_t w = 0; w < LLAVA_COUNT(words) && !in_string && !length; w++) {
+            const size_t n = strlen(words[w]);
+            if (n <= size - i && memcmp(text + i, words[w], n) == 0) length = n;
+        }
+        if (length ? !bytes_printf(out, "%-*s", (int)length, "null")
+                   : !bytes_append(out, text + i, 1))
+            return false;
+        if (length) i += length - 1;
+    }
+    return true;
+}
+
 llava_status json_read_text(const char *text, size_t size, const char *what, json_t **root,
                             llava_error *err) {
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
     json_error_t error;
-    *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    *root = NULL;
+    if (!memmem(text, size, "NaN", 3) && !memmem(text, size, "Infinity", 8)) {
+        *root = json_loadb(text, size, flags, &error);
+        return *root ? LLAVA_OK : json_fail(what, &error, err);
+    }
+    bytes finite = {0};
+    const bool ok = replace_nonfinite(text, size, &finite);
+    if (ok) *root = json_loadb(finite.data, finite.size, flags, &error);
+    bytes_free(&finite);
+    if (!ok) return llava_fail_memory(err, size, what);
     return *root ? LLAVA_OK : json_fail(what, &error, err);
 }
 

@@ -113,6 +113,14 @@ static void test_json(void **state) {
     assert_non_null(strstr(err.message, "line 1"));
     assert_int_equal(json_read_text("{\"a\":1,\"a\":2}", 13, "x", &root, &err), LLAVA_MALFORMED);
 
+    const char *python = "{\"NaN \\\" Infinity\": NaN, \"x\": [-Infinity, Infinity, 1]}";
+    assert_int_equal(json_read_text(python, strlen(python), "x", &root, &err), LLAVA_OK);
+    assert_true(json_is_null(json_object_get(root, "NaN \" Infinity")));
+    assert_int_equal(json_array_size(json_object_get(root, "x")), 3);
+    json_decref(root);
+    assert_int_equal(json_read_text("{\"a\": NaN", 9, "x", &root, &err), LLAVA_MALFORMED);
+    assert_int_equal(json_read_text("Na", 2, "x", &root, &err), LLAVA_MALFORMED);
+
     const char *text = "{\"n\": 7, \"real\": 4096.0, \"half\": 0.5, \"flag\": true, \"null\": null,"
                        " \"text\": \"t\"}";
     assert_int_equal(json_read_text(text, strlen(text), "x", &root, &err), LLAVA_OK);
