@@ -38,8 +38,10 @@ typedef struct tower_weights {
     int64_t n_layers; /* layers to run at most (SigLIP: the last one is left out) */
 } tower_weights;
 
+/** Pooler: linears[0] is conv_pool.weight [C, Dm, 2, 2] as it is stored, seen as [C, 4 Dm] (columns
+ *  in the order channel, y, x), linears[1] is proj.1. */
 typedef struct projector_weights {
-    linear_weights linears[PROJECTOR_MAX_LINEARS]; /* pooler: [0] conv as [C, 4 Dm], [1] linear */
+    linear_weights linears[PROJECTOR_MAX_LINEARS];
     struct {
         norm_weights norm;
         linear_weights fc1, fc2;
@@ -50,6 +52,8 @@ typedef struct expert_weights {
     weight gate, up, down;
 } expert_weights;
 
+/** Weights that a family does not have are absent. MPT: q, k, v are row ranges of Wqkv, o is
+ *  out_proj, up and down the MLP (no gate), the norms are LayerNorms with eps rms_norm_eps. */
 typedef struct decoder_layer {
     norm_weights input_norm, post_norm;
     linear_weights q, k, v, o;
@@ -88,7 +92,13 @@ struct llava_model {
     uint64_t owned_bytes, weight_bytes;
 };
 
+/** Zeroed, with an empty arena; NULL on exhaustion. */
+llava_model *model_new(void);
+/** Releases owned tensors, closes the files and the device, frees the configuration. */
 void model_free(llava_model **model);
+
+/** Tower layers that the configured features need: what a loader has to bind, tower.n_layers. */
+int64_t model_tower_layers_needed(const llava_config *config);
 
 /* ---------------------------------------------------------------- pictures */
 
@@ -117,7 +127,8 @@ llava_status model_encode_picture(const llava_model *model, const vision_plan *p
                                   const float *pixels, float *rows, const vision_trace *trace,
                                   llava_error *err);
 
-/** Token embeddings (before Gemma's scaling): [n, hidden_size]. Ids are checked. */
+/** Token embeddings (before Gemma's scaling): [n, hidden_size]. Ids are checked; ids beyond the
+ *  stored rows give zeros. Allocates nothing. */
 llava_status model_embed_tokens(const llava_model *model, const int32_t *tokens, int64_t n,
                                 float *rows, llava_error *err);
 
