@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * formats/containers: the same tensors in every container, compared by SHA-256.
+ * formats/broken: files that must be refused, or read, as their description asks.
+ */
+#include <dirent.h>
+
+#include <openssl/sha.h>
+
+#include "base/json.h"
+#include "checkpoint/checkpoint.h"
+#include "config/config.h"
+#include "support/reference.h"
+#include "text/text.h"
+
+static bool same_digest(const tensor *t, const char *expected) {
+    uint8_t digest[SHA256_DIGEST_LENGTH];
+    char text[2 * SHA256_DIGEST_LENGTH + 1];
+    SHA256(t->data, t->n_bytes, digest);
+    for (int i = 0; i < SHA256_DIGEST_LENGTH; i++) snprintf(text + 2 * i, 3, "%02x", digest[i]);
+    return strcmp(text, expected) == 0;
+}
+
+static bool same_shape(const tensor *t, const json_t *shape) {
+    if ((size_t)t->n_dims != json_array_size(shape)) return false;
+    for (int i = 0; i < t->n_dims; i++)
+        if (t->shape[i] != json_integer_value(json_array_get(shape, (size_t)i))) return false;
+    return true;
+}
+
+/** NULL when the file holds exactly the expected tensors, else what differs. */
+static const char *compare_tensors(const checkpoint *c, const json_t *tensors) {
+    if (checkpoint_count(c) != json_object_size(tensors)) return "another number of tensors";
+    const char *name;
+    json_t *expected;
+    json_object_foreach((json_t *)(uintptr_t)tensors, name, expected) {
+        const checkpoint_tensor *found = checkpoint_find(c, name);
+        llava_dtype dtype;
+        if (!found) return name;
+        if (!dtype_parse(json_string_value(json_object_get(expected, "dtype")), &dtype) ||
+            found->t.dtype != dtype || !same_shape(&found->t, json_object_get(expected, "shape")) ||
+            !same_digest(&found->t, json_string_value(json_object_get(expected, "sha256"))))
+            return name;
+    }
+    return NULL;
+}
+
+static void check_container(reference_count *count, const char *path, const char *name,
+                            const json_t *tensors) {
+    llava_error err;
+    checkpoint *c;
+    if (checkpoint_open(path, &c, &err) != LLAVA_OK) {
+        reference_fail(count, name, "%s", err.message);
+        return;
+    }
+    const char *difference = compare_tensors(c, tensors);
+    if (difference)
+        reference_fail(count, name, "differs in: %s", difference);
+    else
+        reference_pass(count);
+    checkpoint_close(&c);
+}
+
+static void check_state(reference_count *count, arena *memory, const char *folder) {
+    const char *path = path_join(memory, folder, "expected.json");
+    json_t *root = NULL;
+    llava_error err;
+    DIR *directory = opendir(folder);
+    if (!directory || json_read_file(path, &root, &err) != LLAVA_OK) {
+        reference_fail(count, folder, "no readable expected.json");
+        if (directory) closedir(directory);
+        return;
+    }
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        if (entry->d_name[0] == '.' || strcmp(entry->d_name, "expected.json") == 0) continue;
+        const char *file = path_join(memory, folder, entry->d_name);
+        check_container(count, file, file, json_object_get(root, "tensors"));
+    }
+    closedir(directory);
+    json_decref(root);
+}
+
+static bool check_containers(arena *memory, const char *formats) {
+    reference_count count = {.folder = "formats/containers"};
+    const char *folder = path_join(memory, formats, "containers");
+    DIR *directory = opendir(folder);
+    if (!directory) {
+        printf("formats/containers: not in this folder\n");
+        return true;
+    }
+    for (struct dirent *entry; (entry = readdir(directory));)
+        if (entry->d_name[0] != '.')
+            check_state(&count, memory, path_join(memory, folder, entry->d_name));
+    closedir(directory);
+    return reference_close(&count);
+}
+
+/* ---------------------------------------------------------------- broken files */
+
+static llava_status try_checkpoint(const char *path, llava_error *err) {
+    checkpoint *c;
+    const llava_status status = checkpoint_open(path, &c, err);
+    checkpoint_close(&c);
+    return status;
+}
+
+static llava_status try_config(const char *path, llava_error *err) {
+    const config_request request = {.directory = path, .model_name = "llava"};
+    llava_config *config = NULL;
+    const llava_status status = config_load(&request, &config, err);
+    config_free(&config);
+    return status;
+}
+
+static llava_status try_tokenizer(const char *path, llava_error *err) {
+    llava_tokenizer *tokenizer = NULL;
+    arena *memory = arena_new();
+    const bool fast = path_is_file(path_join(memory, path, "tokenizer.json"));
+    const bool pieces = path_is_file(path_join(memory, path, "tokenizer.model"));
+    arena_free(&memory);
+    const tokenizer_request request = {.directory = path,
+                                       .flavour = fast ? TOKENIZER_FAST : TOKENIZER_SLOW,
+                                       .model_type = pieces ? "llama" : "qwen2"};
+    const llava_status status = tokenizer_open(&request, &tokenizer, err);
+    tokenizer_free(&tokenizer);
+    return status;
+}
+
+static const struct {
+    const char *folder;
+    llava_status (*try)(const char *path, llava_error *err);
+} readers[] = {
+    {"safetensors/", try_checkpoint}, {"torch/", try_checkpoint},    {"index/", try_checkpoint},
+    {"config/", try_config},          {"tokenizer/", try_tokenizer},
+};
+
+static void check_broken_case(reference_count *count, const char *path, const json_t *item) {
+    const char *name = json_string_value(json_object_get(item, "path"));
+    const char *expect = json_string_value(json_object_get(item, "expect"));
+    for (size_t i = 0; i < LLAVA_COUNT(readers); i++) {
+        if (strncmp(name, readers[i].folder, strlen(readers[i].folder)) != 0) continue;
+        llava_error err = {0};
+        const llava_status status = readers[i].try(path, &err);
+        if (strcmp(expect, "reject") == 0 && status == LLAVA_OK)
+            reference_fail(count, name, "read, but %s",
+                           json_string_value(json_object_get(item, "what")));
+        else if (strcmp(expect, "accept") == 0 && status != LLAVA_OK)
+            reference_fail(count, name, "refused: %s", err.message);
+        else if (status != LLAVA_OK && !err.message[0])
+            reference_fail(count, name, "refused without a message");
+        else
+            reference_pass(count);
+        return;
+    }
+    reference_skip(count, name, "no reader for this kind of file");
+}
+
+static bool check_broken(arena *memory, const char *formats) {
+    reference_count count = {.folder = "formats/broken"};
+    const char *folder = path_join(memory, formats, "broken");
+    json_t *root;
+    llava_error err;
+    if (json_read_file(path_join(memory, folder, "expected.json"), &root, &err) != LLAVA_OK) {
+        printf("formats/broken: not in this folder\n");
+        return true;
+    }
+    const json_t *cases = json_object_get(root, "cases");
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        const json_t *item = json_array_get(cases, i);
+        const char *name = json_string_value(json_object_get(item, "path"));
+        check_broken_case(&count, path_join(memory, folder, name), item);
+    }
+    json_decref(root);
+    return reference_close(&count);
+}
+
+int main(void) {
+    arena *memory = arena_new();
+    if (!memory) return 1;
+    const char *formats = path_join(memory, reference_folder(), "formats");
+    const bool containers = check_containers(memory, formats);
+    const bool broken = check_broken(memory, formats);
+    arena_free(&memory);
+    return containers && broken ? 0 : 1;
+}
