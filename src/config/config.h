@@ -100,8 +100,13 @@ typedef struct lm_config {
     /* mixture of experts; n_experts 0: dense */
     int64_t n_experts, n_experts_per_token, moe_intermediate_size, shared_intermediate_size;
     int64_t decoder_sparse_step;
+    const int64_t *mlp_only_layers; /* Qwen2-MoE: layers that stay dense */
+    size_t n_mlp_only_layers;
     bool norm_topk_prob;
 } lm_config;
+
+/** True if this layer's MLP is a mixture of experts. */
+bool lm_layer_is_sparse(const lm_config *lm, int64_t layer);
 
 /* ---------------------------------------------------------------- vision */
 
@@ -243,6 +248,7 @@ typedef struct llava_config {
 typedef struct config_request {
     const char *directory;  /* holds config.json and generation_config.json */
     const char *model_name; /* as given or derived */
+    bool model_name_given;  /* by the caller: "llava" in it then demands a picture path */
     bool multimodal_keyword;
     const char *customized_config; /* JSON text or NULL */
     const char *overwrite_config;  /* JSON text or NULL */
@@ -255,6 +261,15 @@ void config_free(llava_config **config);
  *  preprocessor_config.json; directory NULL: built-in facts for the published name.
  *  Fills config->tower and config->processor and records the decision. */
 llava_status config_read_tower(llava_config *config, const char *directory, llava_error *err);
+
+/** A config for a vision tower alone: only mm_* keys of config_json (an object, or NULL). */
+llava_status config_new_tower(const char *config_json, const char *tower_name, llava_config **out,
+                              llava_error *err);
+
+/** Width of the tower's features after selection: what the projector is given. */
+int64_t config_tower_width(const llava_config *config);
+/** Encoder layers that are run at most; SigLIP leaves out the last one. */
+int64_t config_tower_layers(const tower_config *tower);
 
 /** preprocessor_config.json's object (may be NULL: CLIP's defaults) -> processor. */
 llava_status config_parse_processor(const json_t *object, const char *what,
