@@ -130,9 +130,17 @@ struct device {
     void *state;       /* the device's own: kernel table, scratch */
 };
 
-/** level NULL: the best this processor has. Unknown or unavailable levels are errors. */
+#define DEVICE_MAX_THREADS  1024
+#define DEVICE_MAX_HEAD_DIM 1024 /* attention: larger heads must be refused when loading */
+
+/** n_threads 0: one per processor. level NULL: the best this processor has. Unknown or unavailable
+ * levels are errors. */
 llava_status device_open_cpu(int n_threads, const char *level, device **out, llava_error *err);
 void device_close(device **d);
+
+/** Makes room for rounding max_rows rows of max_columns inputs at once. Optional: without it long
+ *  products run in parts, with the same results. */
+llava_status device_reserve(device *d, int64_t max_columns, int64_t max_rows, llava_error *err);
 
 /** Names of the levels this build has, best last; NULL-terminated. */
 const char *const *device_cpu_levels(void);

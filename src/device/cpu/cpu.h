@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Inside of the CPU device: its state, its scratch memory and the operations of its table.
+ */
+#ifndef LLAVA_CPU_H
+#define LLAVA_CPU_H
+
+#include "device/cpu/kernels.h"
+#include "device/device.h"
+
+/** Floats of scratch a thread has to itself. */
+#define CPU_THREAD_FLOATS ((int64_t)256 << 10)
+
+/** What one running operation uses. Operations of different contexts each take one. */
+typedef struct cpu_scratch {
+    struct cpu_scratch *next;
+    void *rows; /* converted activations */
+    size_t rows_bytes;
+    float *threads; /* CPU_THREAD_FLOATS for each thread */
+} cpu_scratch;
+
+/** Never NULL: waits for one in use when no more memory is to be had. */
+cpu_scratch *cpu_scratch_take(device *d);
+void cpu_scratch_give(device *d, cpu_scratch *scratch);
+/** True if rows holds n_bytes; tries to grow it. */
+bool cpu_scratch_rows(cpu_scratch *scratch, size_t n_bytes);
+/** The calling thread's part, inside parallel_for. */
+float *cpu_scratch_thread(const device *d, const cpu_scratch *scratch);
+
+const kernels *cpu_kernels(const device *d);
+/** The table of a level; false when unknown or not available. */
+bool kernels_for_level(const char *level, kernels *table);
+
+/** dst[i] = (float)src[first + i] for the formats a weight may have. */
+void cpu_widen(const kernels *k, float *dst, const weight *w, int64_t first, int64_t n);
+
+typedef void (*activation_kernel)(float *dst, const float *x, int64_t n);
+/** NULL for ACT_NONE. */
+activation_kernel cpu_activation(const kernels *k, activation act);
+
+/* operations of the table */
+void cpu_linear(device *d, const linear_args *args);
+void cpu_attention(device *d, const attention_args *args);
+void cpu_kv_store(device *d, const kv_store_args *args);
+
+void cpu_embed(device *d, float *dst, const weight *table, const int32_t *ids, int64_t n);
+void cpu_rmsnorm(device *d, float *dst, const float *x, int64_t n, const weight *w, float eps,
+                 bool plus_one);
+void cpu_layernorm(device *d, float *dst, const float *x, int64_t n, const weight *w,
+                   const weight *b, float eps);
+void cpu_rope(device *d, float *x, int64_t x_stride, int64_t n, int64_t n_heads, int64_t head_dim,
+              const float *cos, const float *sin);
+void cpu_gated(device *d, float *dst, const float *gate, const float *up, int64_t count,
+               activation act);
+void cpu_activate(device *d, float *dst, const float *x, int64_t count, activation act);
+void cpu_add_scaled(device *d, float *dst, const float *x, int64_t count, float scale);
+void cpu_scale(device *d, float *x, int64_t count, float factor);
+void cpu_gather(device *d, float *dst, const float *src, const int32_t *rows, int64_t n,
+                int64_t dim);
+void cpu_widen_flat(device *d, float *dst, const weight *w, int64_t count);
+void cpu_patchify(device *d, float *dst, const float *pixels, int64_t n, int64_t size,
+                  int64_t patch);
+void cpu_map(device *d, const map_args *args);
+
+#endif

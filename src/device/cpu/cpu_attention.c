@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Attention in one pass over blocks of keys, with a running maximum and sum. Query rows of the
+ * heads that share keys are taken together, so that keys and values are converted once for all.
+ *
+ * A row's result does not depend on its neighbours: blocks of keys start at multiples of
+ * KERNEL_KEYS whatever the rows see, and a key that a row does not see adds an exact zero.
+ */
+#include <assert.h>
+#include <math.h>
+
+#include "device/cpu/cpu.h"
+
+#define MAX_ROWS 128 /* query rows x heads taken together */
+
+typedef struct attention_job {
+    device *d;
+    const kernels *k;
+    cpu_scratch *scratch;
+    const attention_args *args;
+    int64_t group;                    /* query heads per key head */
+    int64_t heads_per_task, n_splits; /* of a group */
+    int64_t rows_per_task;            /* query rows */
+    int64_t n_row_tasks;
+    int64_t width; /* head_dim padded */
+} attention_job;
+
+/** A thread's buffers; rows are (query row, head of the group). */
+typedef struct attention_block {
+    float *keys;   /* [head_dim][KERNEL_KEYS], in panels of tile_columns */
+    float *values; /* [KERNEL_KEYS][width] */
+    float *q;      /* [rows][width] */
+    float *out;    /* [rows][width] */
+    float *scores; /* [rows][KERNEL_KEYS] */
+    float *maximum, *sum;
+    int64_t first_row, n_rows; /* query rows */
+    int64_t kv_head, first_head, n_heads;
+} attention_block;
+
+/** Of one query row and head: q, out, scores, maximum and sum. */
+static int64_t row_floats(int64_t width) { return 2 * width + KERNEL_KEYS + 2; }
+
+static const uint8_t *kv_at(const kv_view *view, int64_t t, int64_t head) {
+    const int64_t at = t % view->block_size * view->token_stride + head * view->head_stride;
+    return (const uint8_t *)view->blocks[t / view->block_size] +
+           at * (int64_t)dtype_size(view->dtype);
+}
+
+/** Tokens of [t, end) that lie one token_stride after the other. */
+static int64_t kv_run(const kv_view *view, int64_t t, int64_t end) {
+    return i64_min(end - t, view->block_size - t % view->block_size);
+}
+
+static void pack_run(const attention_job *job, float *dst, const uint8_t *src, int64_t n,
+                     int64_t ld) {
+    const kv_view *view = &job->args->k;
+    const pack_args pack = {.dst = dst,
+                            .src = src,
+                            .row_bytes = view->token_stride * (int64_t)dtype_size(view->dtype),
+                            .n = n,
+                            .k = job->args->head_dim,
+                            .ld = ld};
+    switch (view->dtype) {
+    case LLAVA_DTYPE_F16: job->k->pack_f16(&pack); break;
+    case LLAVA_DTYPE_BF16: job->k->pack_bf16(&pack); break;
+    default: job->k->pack_f32(&pack); break;
+    }
+}
+
+/** Keys [first, end) of one head, transposed, in panels. When a panel's tokens lie in several
+ *  blocks of the view it is put together from pieces. */
+static void load_keys(const attention_job *job, const attention_block *block, int64_t first,
+                      int64_t end) {
+    const kv_view *view = &job->args->k;
+    const int64_t tile = job->k->tile_columns, dim = job->args->head_dim;
+    float *piece = block->values; /* free until the values are loaded */
+    for (int64_t p = first; p < end; p += tile) {
+        float *panel = block->keys + (p - first) * dim;
+        const int64_t panel_end = i64_min(end, p + tile);
+        int64_t n = kv_run(view, p, panel_end);
+        pack_run(job, panel, kv_at(view, p, block->kv_head), n, tile);
+        for (int64_t t = p + n; t < panel_end; t += n) {
+            n = kv_run(view, t, panel_end);
+            const int64_t ld = round_up(n, KERNEL_PAD);
+            pack_run(job, piece, kv_at(view, t, block->kv_head), n, ld);
+            for (int64_t i = 0; i < dim; i++)
+                memcpy(panel + i * tile + (t - p), piece + i * ld, (size_t)n * sizeof(float));
+        }
+    }
+}
+
+static void load_values(const attention_job *job, const attention_block *block, int64_t first,
+                        int64_t end) {
+    const kv_view *view = &job->args->v;
+    const int64_t dim = job->args->head_dim;
+    for (int64_t t = first; t < end; t++) {
+        float *dst = block->values + (t - first) * job->width;
+        const uint8_t *src = kv_at(view, t, block->kv_head);
+        switch (view->dtype) {
+        case LLAVA_DTYPE_F16: job->k->widen_f16(dst, src, dim); break;
+        case LLAVA_DTYPE_BF16: job->k->widen_bf16(dst, src, dim); break;
+        default: memcpy(dst, src, (size_t)dim * sizeof *dst); break;
+        }
+        for (int64_t i = dim; i < job->width; i++) dst[i] = 0;
+    }
+}
+
+/** scores = q K^T for keys [first, end). */
+static void multiply_keys(const attention_job *job, const attention_block *block, int64_t n_keys) {
+    const int64_t tile = job->k->tile_columns, dim = job->args->head_dim;
+    for (int64_t p = 0; p < n_keys; p += tile) {
+        const gemm_f32_args gemm = {.a = block->q,
+                                    .lda = job->width,
+                                    .b = block->keys + p * dim,
+                                    .ldb = tile,
+                                    .c = block->scores + p,
+                                    .ldc = KERNEL_KEYS,
+                                    .m = block->n_rows * block->n_heads,
+                                    .n = i64_min(tile, n_keys - p),
+                                    .k = dim};
+        job->k->gemm_f32(&gemm);
+    }
+}
+
+/** out += scores V */
+static void multiply_values(const attention_job *job, const attention_block *block,
+                            int64_t n_keys) {
+    const int64_t tile = job->k->tile_columns;
+    for (int64_t column = 0; column < job->width; column += tile) {
+        const gemm_f32_args gemm = {.a = block->scores,
+                                    .lda = KERNEL_KEYS,
+                                    .b = block->values + column,
+                                    .ldb = job->width,
+                                    .c = block->out + column,
+                                    .ldc = job->width,
+                                    .m = block->n_rows * block->n_heads,
+                                    .n = i64_min(tile, job->width - column),
+                                    .k = n_keys,
+                                    .accumulate = true};
+        job->k->gemm_f32(&gemm);
+    }
+}
+
+/** Keys [first, last) that query row i sees. */
+static void visible_keys(const attention_args *args, int64_t i, int64_t *first, int64_t *last) {
+    const int64_t position = args->first_position + i;
+    *first = 0;
+    *last = args->n_keys;
+    if (!args->causal) return;
+    *last = i64_min(position + 1, args->n_keys);
+    if (args->window > 0) *first = i64_max(0, position - args->window);
+}
+
+static void weigh_scores(const attention_job *job, const attention_block *block,
+                         int64_t first_key) {
+    const attention_args *args = job->args;
+    for (int64_t r = 0; r < block->n_rows * block->n_heads; r++) {
+        const int64_t row = block->first_row + r / block->n_heads;
+        const int64_t head = block->first_head + r % block->n_heads;
+        int64_t first, last;
+        visible_keys(args, row, &first, &last);
+        softmax_args step = {.scores = block->scores + r * KERNEL_KEYS,
+                             .maximum = block->maximum + r,
+                             .sum = block->sum + r,
+                             .first = i64_max(0, i64_min(first - first_key, KERNEL_KEYS)),
+                             .last = i64_max(0, i64_min(last - first_key, KERNEL_KEYS)),
+                             .scale = args->scale};
+        if (args->alibi_slopes) {
+            step.slope = args->alibi_slopes[head];
+            step.offset = (float)(first_key - (args->first_position + row));
+        }
+        const float factor = job->k->softmax_step(&step);
+        float *out = block->out + r * job->width;
+        if (factor != 1) job->k->scale(out, out, job->width, factor);
+    }
+}
+
+static void load_queries(const attention_job *job, const attention_block *block) {
+    const attention_args *args = job->args;
+    for (int64_t r = 0; r < block->n_rows * block->n_heads; r++) {
+        const int64_t head = block->first_head + r % block->n_heads;
+        const int64_t row = block->first_row + r / block->n_heads;
+        memcpy(block->q + r * job->width, args->q + row * args->q_stride + head * args->head_dim,
+               (size_t)args->head_dim * sizeof(float));
+        memset(block->out + r * job->width, 0, (size_t)job->width * sizeof(float));
+        block->maximum[r] = -INFINITY;
+        block->sum[r] = 0;
+    }
+}
+
+static void store_rows(const attention_job *job, const attention_block *block) {
+    const attention_args *args = job->args;
+    for (int64_t r = 0; r < block->n_rows * block->n_heads; r++) {
+        const int64_t head = block->first_head + r % block->n_heads;
+        const int64_t row = block->first_row + r / block->n_heads;
+        const float inverse = block->sum[r] > 0 ? 1.0f / block->sum[r] : block->sum[r];
+        job->k->scale(args->dst + (row * args->n_heads + head) * args->head_dim,
+                      block->out + r * job->width, args->head_dim, inverse);
+    }
+}
+
+static void attention_task(void *user, int64_t index) {
+    const attention_job *job = user;
+    const attention_args *args = job->args;
+    const int64_t rows = job->rows_per_task * job->heads_per_task;
+    const int64_t split = index % job->n_splits, rest = index / job->n_splits;
+    /* the last rows see most keys: start with them, so that threads end together */
+    const int64_t row_task = job->n_row_tasks - 1 - rest / args->n_kv_heads;
+    attention_block block = {.kv_head = rest % args->n_kv_heads,
+                             .first_row = row_task * job->rows_per_task};
+    block.first_head = block.kv_head * job->group + split * job->heads_per_task;
+    block.n_heads = i64_min(job->heads_per_task, job->group - split * job->heads_per_task);
+    block.n_rows = i64_min(job->rows_per_task, args->n_rows - block.first_row);
+    block.keys = cpu_scratch_thread(job->d, job->scratch);
+    block.values = block.keys + KERNEL_KEYS * job->width;
+    block.q = block.values + KERNEL_KEYS * job->width;
+    block.out = block.q + rows * job->width;
+    block.scores = block.out + rows * job->width;
+    block.maximum = block.scores + rows * KERNEL_KEYS;
+    block.sum = block.maximum + rows;
+    load_queries(job, &block);
+    int64_t first, last, end, unused;
+    visible_keys(args, block.first_row, &first, &unused);
+    visible_keys(args, block.first_row + block.n_rows - 1, &unused, &last);
+    for (int64_t key = first / KERNEL_KEYS * KERNEL_KEYS; key < last; key = end) {
+        end = i64_min(key + KERNEL_KEYS, last);
+        load_keys(job, &block, key, end);
+        multiply_keys(job, &block, end - key);
+        weigh_scores(job, &block, key);
+        load_values(job, &block, key, end);
+        multiply_values(job, &block, end - key);
+        end = key + KERNEL_KEYS;
+    }
+    store_rows(job, &block);
+}
+
+void cpu_attention(device *d, const attention_args *args) {
+    if (args->n_rows <= 0) return;
+    attention_job job = {.d = d, .k = cpu_kernels(d), .args = args};
+    job.group = args->n_heads / args->n_kv_heads;
+    job.width = round_up(args->head_dim, KERNEL_PAD);
+    assert(job.group * args->n_kv_heads == args->n_heads);
+    assert(args->head_dim <= DEVICE_MAX_HEAD_DIM);
+    const int64_t space = CPU_THREAD_FLOATS - 2 * KERNEL_KEYS * job.width;
+    const int64_t fit = i64_min(MAX_ROWS, space / row_floats(job.width));
+    job.heads_per_task = i64_min(job.group, fit);
+    job.n_splits = ceil_div(job.group, job.heads_per_task);
+    const int64_t rows = i64_max(1, fit / job.heads_per_task);
+    job.n_row_tasks = ceil_div(args->n_rows, rows);
+    job.rows_per_task = ceil_div(args->n_rows, job.n_row_tasks);
+    job.scratch = cpu_scratch_take(d);
+    parallel_for(d->n_threads, job.n_row_tasks * args->n_kv_heads * job.n_splits, attention_task,
+                 &job);
+    cpu_scratch_give(d, job.scratch);
+}
+
+/* ---------------------------------------------------------------- filling the cache */
+
+#define STORE_TASK 16
+
+typedef struct store_job {
+    const kernels *k;
+    const kv_store_args *args;
+} store_job;
+
+static void store_task(void *user, int64_t index) {
+    const store_job *job = user;
+    const kv_store_args *args = job->args;
+    const int64_t end = i64_min(args->n_rows, (index + 1) * STORE_TASK);
+    for (int64_t i = index * STORE_TASK; i < end; i++)
+        for (int64_t h = 0; h < args->n_kv_heads; h++) {
+            const float *src = args->x + i * args->x_stride + h * args->head_dim;
+            uint8_t *dst = (uint8_t *)kv_at(&args->view, args->first_position + i, h);
+            switch (args->view.dtype) {
+            case LLAVA_DTYPE_F16: job->k->narrow_f16(dst, src, args->head_dim); break;
+            case LLAVA_DTYPE_BF16: job->k->narrow_bf16(dst, src, args->head_dim); break;
+            default: memcpy(dst, src, (size_t)args->head_dim * sizeof *src); break;
+            }
+        }
+}
+
+void cpu_kv_store(device *d, const kv_store_args *args) {
+    if (args->n_rows <= 0) return;
+    store_job job = {cpu_kernels(d), args};
+    const int n_threads = args->n_rows > STORE_TASK ? d->n_threads : 1;
+    parallel_for(n_threads, ceil_div(args->n_rows, STORE_TASK), store_task, &job);
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Products with weights. PANEL: weights are packed into cache-sized panels on the way, rows in
+ * blocks, accumulators kept in scratch so that bias, activation and residual come last. DOT: each
+ * weight row is read once for all rows of the call.
+ *
+ * Work is split over output features, so no sum is ever shared between threads.
+ */
+#include <assert.h>
+
+#include "device/cpu/cpu.h"
+
+#define PANEL_FLOATS ((int64_t)32 << 10) /* 128 KiB: a K block of a panel */
+#define PANEL_ROWS   1024                /* rows whose accumulators a thread keeps */
+#define DOT_ROWS     16                  /* activations taken together */
+#define DOT_CHUNK    1024                /* weight rows taken together, at most */
+
+typedef enum product_kind {
+    PRODUCT_F32,
+    PRODUCT_F16,
+    PRODUCT_BF16,
+    PRODUCT_BF16_BF16
+} product_kind;
+
+typedef struct linear_job {
+    device *d;
+    const kernels *k;
+    cpu_scratch *scratch;
+    const linear_args *args;
+    product_kind kind;
+    const void *x; /* args->x, or rows rounded in scratch */
+    int64_t x_stride;
+    int64_t first_row, n_rows; /* of args */
+    int64_t rows_per_task, n_column_tasks, columns_per_task;
+} linear_job;
+
+static int64_t element_bytes(product_kind kind) { return kind == PRODUCT_F32 ? 4 : 2; }
+
+/** dst rows [row, row + m), columns [column, column + n) from accumulators c; c is used up. */
+static void finish(const linear_job *job, float *c, int64_t ldc, int64_t row, int64_t m,
+                   int64_t column, int64_t n) {
+    const linear_args *args = job->args;
+    const int64_t n_out = args->w->n_rows;
+    float bias[DOT_CHUNK];
+    epilogue_args last = {.dst = args->dst + (job->first_row + row) * n_out + column,
+                          .ldd = n_out,
+                          .c = c,
+                          .ldc = ldc,
+                          .m = m,
+                          .n = n};
+    if (args->bias && weight_exists(args->bias)) {
+        cpu_widen(job->k, bias, args->bias, column, n);
+        last.bias = bias;
+    }
+    if (args->residual) {
+        last.residual = args->residual + (job->first_row + row) * n_out + column;
+        last.ldr = n_out;
+    }
+    const activation_kernel act = cpu_activation(job->k, args->act);
+    if (act) {
+        epilogue_args add_bias = {
+            .dst = c, .ldd = ldc, .c = c, .ldc = ldc, .bias = last.bias, .m = m, .n = n};
+        if (add_bias.bias) job->k->epilogue(&add_bias);
+        for (int64_t i = 0; i < m; i++) act(c + i * ldc, c + i * ldc, n);
+        last.bias = NULL;
+    }
+    job->k->epilogue(&last);
+}
+
+/* ---------------------------------------------------------------- PANEL */
+
+static void pack_panel(const linear_job *job, float *panel, int64_t column, int64_t n,
+                       int64_t first_k, int64_t n_k) {
+    const int64_t size = element_bytes(job->kind), n_cols = job->args->w->n_cols;
+    const pack_args pack = {
+        .dst = panel,
+        .src = (const uint8_t *)job->args->w->data + (column * n_cols + first_k) * size,
+        .row_bytes = n_cols * size,
+        .n = n,
+        .k = n_k,
+        .ld = job->k->tile_columns,
+    };
+    switch (job->kind) {
+    case PRODUCT_F32: job->k->pack_f32(&pack); break;
+    case PRODUCT_F16: job->k->pack_f16(&pack); break;
+    case PRODUCT_BF16: job->k->pack_bf16(&pack); break;
+    case PRODUCT_BF16_BF16: job->k->pack_bf16_pairs(&pack); break;
+    }
+}
+
+static void multiply_panel(const linear_job *job, const float *panel, float *c, int64_t row,
+                           int64_t m, int64_t n, int64_t first_k, int64_t n_k) {
+    const int64_t ld = job->k->tile_columns;
+    if (job->kind == PRODUCT_BF16_BF16) {
+        const gemm_bf16_args gemm = {
+            .a = (const uint16_t *)job->x + row * job->x_stride + first_k,
+            .b = (const uint16_t *)panel,
+            .c = c,
+            .lda = job->x_stride,
+            .ldb = 2 * ld,
+            .ldc = ld,
+            .m = m,
+            .n = n,
+            .k = round_up(n_k, 2),
+            .accumulate = first_k > 0,
+        };
+        job->k->gemm_bf16(&gemm);
+        return;
+    }
+    const gemm_f32_args gemm = {
+        .a = (const float *)job->x + row * job->x_stride + first_k,
+        .b = panel,
+        .c = c,
+        .lda = job->x_stride,
+        .ldb = ld,
+        .ldc = ld,
+        .m = m,
+        .n = n,
+        .k = n_k,
+        .accumulate = first_k > 0,
+    };
+    job->k->gemm_f32(&gemm);
+}
+
+static void panel_task(void *user, int64_t index) {
+    const linear_job *job = user;
+    const int64_t n_out = job->args->w->n_rows, n_in = job->args->w->n_cols;
+    const int64_t tile = job->k->tile_columns;
+    const int64_t column = index % job->n_column_tasks * tile;
+    const int64_t n = i64_min(tile, n_out - column);
+    const int64_t row = index / job->n_column_tasks * job->rows_per_task;
+    const int64_t m = i64_min(job->rows_per_task, job->n_rows - row);
+    float *panel = cpu_scratch_thread(job->d, job->scratch), *c = panel + PANEL_FLOATS;
+    const int64_t per_float = job->kind == PRODUCT_BF16_BF16 ? 2 : 1;
+    const int64_t block = PANEL_FLOATS * per_float / tile;
+    int64_t first_k = 0;
+    do { /* once even without inputs: the sum is zero */
+        const int64_t n_k = i64_min(block, n_in - first_k);
+        pack_panel(job, panel, column, n, first_k, n_k);
+        multiply_panel(job, panel, c, row, m, n, first_k, n_k);
+        first_k += n_k;
+    } while (first_k < n_in);
+    finish(job, c, tile, row, m, column, n);
+}
+
+static void run_panels(linear_job *job) {
+    const int64_t n_blocks = ceil_div(job->n_rows, PANEL_ROWS);
+    job->rows_per_task = ceil_div(job->n_rows, n_blocks);
+    job->n_column_tasks = ceil_div(job->args->w->n_rows, job->k->tile_columns);
+    parallel_for(job->d->n_threads, n_blocks * job->n_column_tasks, panel_task, job);
+}
+
+/* ---------------------------------------------------------------- DOT */
+
+static void dot_task(void *user, int64_t index) {
+    const linear_job *job = user;
+    const int64_t n_out = job->args->w->n_rows, n_in = job->args->w->n_cols;
+    const int64_t column = index * job->columns_per_task;
+    const int64_t n = i64_min(job->columns_per_task, n_out - column);
+    const int64_t x_bytes = job->kind == PRODUCT_BF16_BF16 ? 2 : 4;
+    float *c = cpu_scratch_thread(job->d, job->scratch);
+    for (int64_t row = 0; row < job->n_rows; row += DOT_ROWS) {
+        const dot_args dot = {
+            .dst = c,
+            .dst_stride = DOT_CHUNK,
+            .w = (const uint8_t *)job->args->w->data + column * n_in * element_bytes(job->kind),
+            .x = (const uint8_t *)job->x + row * job->x_stride * x_bytes,
+            .x_stride = job->x_stride,
+            .n_w = n,
+            .n_x = i64_min(DOT_ROWS, job->n_rows - row),
+            .k = n_in,
+        };
+        switch (job->kind) {
+        case PRODUCT_F32: job->k->dot_f32(&dot); break;
+        case PRODUCT_F16: job->k->dot_f16(&dot); break;
+        case PRODUCT_BF16: job->k->dot_bf16(&dot); break;
+        case PRODUCT_BF16_BF16: job->k->dot_bf16_bf16(&dot); break;
+        }
+        finish(job, c, DOT_CHUNK, row, dot.n_x, column, n);
+    }
+}
+
+static void run_dots(linear_job *job) {
+    const int64_t n_out = job->args->w->n_rows;
+    const int64_t fair = ceil_div(n_out, 4 * (int64_t)job->d->n_threads);
+    job->columns_per_task = i64_min(round_up(fair, 16), DOT_CHUNK);
+    parallel_for(job->d->n_threads, ceil_div(n_out, job->columns_per_task), dot_task, job);
+}
+
+/* ---------------------------------------------------------------- both */
+
+#define ROUND_TASK 8
+
+static void round_task(void *user, int64_t index) {
+    const linear_job *job = user;
+    const int64_t n_in = job->args->w->n_cols, row = index * ROUND_TASK;
+    const int64_t end = i64_min(row + ROUND_TASK, job->n_rows);
+    for (int64_t i = row; i < end; i++) {
+        const float *src = job->args->x + (job->first_row + i) * n_in;
+        if (job->kind == PRODUCT_BF16_BF16) {
+            uint16_t *dst = (uint16_t *)job->scratch->rows + i * job->x_stride;
+            job->k->narrow_bf16(dst, src, n_in);
+            memset(dst + n_in, 0, (size_t)(job->x_stride - n_in) * sizeof *dst);
+        } else {
+            job->k->round_bf16((float *)job->scratch->rows + i * job->x_stride, src, n_in);
+        }
+    }
+}
+
+/** Rows of rounded activations that fit the scratch at a time; 0: not even one. */
+static int64_t rounded_rows(const linear_job *job) {
+    const size_t size = job->kind == PRODUCT_BF16_BF16 ? 2 : 4;
+    const size_t row_bytes = (size_t)job->x_stride * size;
+    if (!cpu_scratch_rows(job->scratch, row_bytes)) return 0;
+    return i64_max(1, (int64_t)(job->scratch->rows_bytes / row_bytes));
+}
+
+static product_kind choose_kind(const kernels *k, const linear_args *args) {
+    switch (args->w->dtype) {
+    case LLAVA_DTYPE_F16: return PRODUCT_F16;
+    case LLAVA_DTYPE_BF16:
+        return args->bf16_inputs && k->native_bf16 ? PRODUCT_BF16_BF16 : PRODUCT_BF16;
+    default: assert(args->w->dtype == LLAVA_DTYPE_F32); return PRODUCT_F32;
+    }
+}
+
+void cpu_linear(device *d, const linear_args *args) {
+    if (args->n_rows <= 0 || args->w->n_rows <= 0) return;
+    linear_job job = {.d = d,
+                      .k = cpu_kernels(d),
+                      .args = args,
+                      .kind = choose_kind(cpu_kernels(d), args),
+                      .x_stride = args->w->n_cols};
+    job.scratch = cpu_scratch_take(d);
+    int64_t rows = args->n_rows;
+    bool rounds = args->bf16_inputs && args->w->n_cols > 0;
+    if (rounds) {
+        job.x_stride = round_up(args->w->n_cols, KERNEL_PAD);
+        const int64_t fit = rounded_rows(&job);
+        if (fit == 0) { /* out of memory for one row: the products of unrounded inputs */
+            rounds = false;
+            job.x_stride = args->w->n_cols;
+            if (job.kind == PRODUCT_BF16_BF16) job.kind = PRODUCT_BF16;
+        } else {
+            rows = i64_min(rows, fit);
+        }
+    } else if (job.kind == PRODUCT_BF16_BF16) {
+        job.kind = PRODUCT_BF16;
+    }
+    for (; job.first_row < args->n_rows; job.first_row += rows) {
+        job.n_rows = i64_min(rows, args->n_rows - job.first_row);
+        job.x = rounds ? job.scratch->rows : (const void *)(args->x + job.first_row * job.x_stride);
+        if (rounds) parallel_for(d->n_threads, ceil_div(job.n_rows, ROUND_TASK), round_task, &job);
+        if (args->form == LINEAR_DOT)
+            run_dots(&job);
+        else
+            run_panels(&job);
+    }
+    cpu_scratch_give(d, job.scratch);
+}
