@@ -60,6 +60,7 @@ static void add_expert(decoder_run *run, const expert_weights *w, int32_t e) {
             if (s->expert_id[i * k + j] == e) {
                 s->expert_rows[n++] = (int32_t)i;
                 n_panel += i < run->n_panel;
+                break;
             }
     if (n == 0) return;
     s->dev->ops->gather(s->dev, s->expert_in, run->x, s->expert_rows, n, width);
@@ -100,6 +101,7 @@ void experts_forward(decoder_run *run, const decoder_layer *layer) {
     decoder_scratch *s = run->s;
     const lm_config *lm = &run->model->config->lm;
     const int64_t n = lm->n_experts, k = lm->n_experts_per_token, rows = run->n_rows;
+    const bool renormalise = lm->norm_topk_prob || lm->family->arch == ARCH_MIXTRAL;
     decoder_linear(run->model, &(rows_linear){.dst = s->router,
                                               .x = run->x,
                                               .n = rows,
@@ -108,7 +110,7 @@ void experts_forward(decoder_run *run, const decoder_layer *layer) {
     s->dev->ops->download(s->dev, s->router_logits, s->router,
                           (size_t)(rows * n) * sizeof *s->router);
     for (int64_t i = 0; i < rows; i++)
-        experts_route(s->router_logits + i * n, n, k, lm->norm_topk_prob, s->expert_id + i * k,
+        experts_route(s->router_logits + i * n, n, k, renormalise, s->expert_id + i * k,
                       s->expert_weight + i * k);
     for (int64_t i = 0; i < rows; i++) s->rows[i] = -1; /* zeros */
     s->dev->ops->gather(s->dev, s->mix, run->x, s->rows, rows, lm->hidden_size);

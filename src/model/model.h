@@ -97,9 +97,6 @@ llava_model *model_new(void);
 /** Releases owned tensors, closes the files and the device, frees the configuration. */
 void model_free(llava_model **model);
 
-/** Tower layers that the configured features need: what a loader has to bind, tower.n_layers. */
-int64_t model_tower_layers_needed(const llava_config *config);
-
 /* ---------------------------------------------------------------- pictures */
 
 /** Where a stage's output is copied when somebody asks (verify); all may be NULL. */

@@ -68,14 +68,6 @@ llava_status tower_select(const llava_model *model, tower_selection *selection, 
     return LLAVA_OK;
 }
 
-int64_t model_tower_layers_needed(const llava_config *config) {
-    const int64_t n_layers = config->tower.n_layers;
-    if (config->tower.kind == TOWER_SIGLIP) return n_layers - 1;
-    const llava_model probe = {.config = (llava_config *)config, .tower.n_layers = n_layers};
-    tower_selection selection;
-    return tower_select(&probe, &selection, NULL) == LLAVA_OK ? selection.deepest : n_layers;
-}
-
 void model_tower_shape(const llava_model *model, int64_t *tokens, int64_t *width) {
     tower_selection selection;
     *tokens = *width = 0;
