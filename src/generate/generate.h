@@ -19,6 +19,8 @@ typedef struct rng {
     uint64_t seed, counter;
 } rng;
 double rng_uniform(rng *r); /* [0, 1), 53 bits */
+/** One block of the generator: ten rounds over the counter under the key. */
+void rng_block(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 /* ---------------------------------------------------------------- sampler */
 
@@ -35,8 +37,10 @@ void sampler_process(const sampler_settings *s, float *scores, int64_t n_vocab,
                      const int32_t *generated, size_t n_generated, const int32_t *eos,
                      size_t n_eos);
 int32_t sampler_argmax(const float *scores, int64_t n_vocab); /* first maximum */
-/** Temperature, top-k, top-p, then inverse CDF in vocabulary order. scores is overwritten;
- *  work has room for n_vocab pairs. */
+/** The warpers in place: temperature, top-k, top-p; what they drop becomes -infinity. */
+void sampler_filter(const sampler_settings *s, float *scores, int64_t n_vocab, void *work);
+/** sampler_filter(), then inverse CDF in vocabulary order. scores is overwritten; work has room
+ *  for sampler_work_bytes(n_vocab). */
 int32_t sampler_draw(const sampler_settings *s, float *scores, int64_t n_vocab, rng *random,
                      void *work);
 size_t sampler_work_bytes(int64_t n_vocab);
@@ -62,7 +66,8 @@ const llava_result *session_result(const llava_session *session);
 const float *session_logits(const llava_session *session);
 void session_cancel(llava_session *session);
 
-/** Memory a context will take beside the weights: KV, scratch. */
+/** Memory a context will take beside the weights: KV, scratch. max_tokens 0: the model's context
+ *  length. */
 uint64_t context_bytes(const llava_model *model, int64_t max_tokens);
 
 #endif
