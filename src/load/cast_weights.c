@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Weights whose stored format torch_dtype rules out, cast one tensor at a time. Everything else
+ * stays mapped: the upcast of a narrower format is exact and happens in registers.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "load_plan.h"
+
+#define CHUNK ((int64_t)1 << 18) /* elements a thread casts at a time */
+
+llava_dtype cast_target(llava_dtype compute, llava_dtype stored) {
+    if (compute == LLAVA_DTYPE_BF16) return LLAVA_DTYPE_BF16;
+    if (stored == LLAVA_DTYPE_F16 || stored == LLAVA_DTYPE_BF16) return stored;
+    return compute == LLAVA_DTYPE_F16 ? LLAVA_DTYPE_F16 : LLAVA_DTYPE_F32;
+}
+
+typedef struct cast_job {
+    uint8_t *dst;
+    const uint8_t *src;
+    llava_dtype to, from;
+    int64_t count;
+    uint64_t *overflows; /* one for each chunk */
+} cast_job;
+
+static bool is_infinite_f16(const uint8_t *value) {
+    uint16_t bits;
+    memcpy(&bits, value, sizeof bits);
+    return (bits & 0x7fffu) == 0x7c00u;
+}
+
+/** Values that the narrower format turned into infinities. */
+static uint64_t count_overflows(const cast_job *job, int64_t first, int64_t n) {
+    uint64_t count = 0;
+    if (job->to != LLAVA_DTYPE_F16) return 0;
+    const size_t step = dtype_size(job->from);
+    for (int64_t i = first; i < first + n; i++) {
+        if (!is_infinite_f16(job->dst + 2 * i)) continue;
+        float value;
+        tensor_cast(&value, LLAVA_DTYPE_F32, job->src + (size_t)i * step, job->from, 1);
+        count += isfinite(value);
+    }
+    return count;
+}
+
+static void cast_chunk(void *user, int64_t index) {
+    const cast_job *job = user;
+    const int64_t first = index * CHUNK, n = i64_min(CHUNK, job->count - first);
+    tensor_cast(job->dst + (size_t)first * dtype_size(job->to), job->to,
+                job->src + (size_t)first * dtype_size(job->from), job->from, (size_t)n);
+    job->overflows[index] = count_overflows(job, first, n);
+}
+
+static llava_status own(llava_model *model, void *memory, size_t n_bytes, llava_error *err) {
+    if (model->n_owned == model->owned_capacity) {
+        const size_t capacity = model->owned_capacity ? 2 * model->owned_capacity : 64;
+        void **owned = realloc(model->owned, capacity * sizeof *owned);
+        if (!owned) {
+            model->dev->ops->release(model->dev, memory);
+            return llava_fail_memory(err, capacity * sizeof *owned, "a list of weights");
+        }
+        model->owned = owned;
+        model->owned_capacity = capacity;
+    }
+    model->owned[model->n_owned++] = memory;
+    model->owned_bytes += n_bytes;
+    return LLAVA_OK;
+}
+
+static llava_status cast_one(llava_model *model, weight *w, const char *name, uint64_t *overflows,
+                             llava_error *err) {
+    const llava_dtype to = cast_target(model->compute, w->dtype);
+    const int64_t count = w->n_rows * w->n_cols, n_chunks = ceil_div(count, CHUNK);
+    const size_t n_bytes = (size_t)count * dtype_size(to);
+    uint8_t *memory = model->dev->ops->alloc(model->dev, n_bytes);
+    if (!memory) return llava_fail_memory(err, n_bytes, name);
+    LLAVA_TRY(own(model, memory, n_bytes, err));
+    cast_job job = {.dst = memory,
+                    .src = w->data,
+                    .to = to,
+                    .from = w->dtype,
+                    .count = count,
+                    .overflows = array_new((size_t)n_chunks, sizeof *job.overflows)};
+    if (!job.overflows) return llava_fail_memory(err, (size_t)n_chunks * 8, "a cast");
+    parallel_for(model->dev->n_threads, n_chunks, cast_chunk, &job);
+    for (int64_t i = 0; i < n_chunks; i++) *overflows += job.overflows[i];
+    free(job.overflows);
+    w->data = memory;
+    w->dtype = to;
+    return LLAVA_OK;
+}
+
+static size_t weight_size(const weight *w) {
+    return (size_t)w->n_rows * (size_t)w->n_cols * dtype_size(w->dtype);
+}
+
+static llava_status note_overflows(llava_model *model, uint64_t overflows, llava_error *err) {
+    if (overflows == 0) return LLAVA_OK;
+    const char *value =
+        arena_printf(model->memory, "%llu values became infinite", (unsigned long long)overflows);
+    if (!value) return llava_fail_memory(err, 0, "a decision");
+    return config_note(model->config, "float16", value,
+                       "the stored weights hold values beyond 65504; bfloat16 or float32 keep them",
+                       err);
+}
+
+llava_status cast_weights(llava_model *model, const binder *b, const llava_load_options *options,
+                          llava_error *err) {
+    uint64_t total = 0, done = 0, overflows = 0;
+    for (size_t i = 0; i < b->count; i++)
+        if (b->entries[i].found) total += weight_size(b->entries[i].dst);
+    for (size_t i = 0; i < b->count; i++) {
+        const bind_entry *e = &b->entries[i];
+        if (!e->found) continue;
+        const uint64_t stored = weight_size(e->dst);
+        if (cast_target(model->compute, e->dst->dtype) != e->dst->dtype)
+            LLAVA_TRY(cast_one(model, e->dst, e->suffix, &overflows, err));
+        model->weight_bytes += weight_size(e->dst);
+        done += stored;
+        if (options->progress &&
+            !options->progress(options->progress_user, done, total, e->found->name))
+            return llava_fail(err, LLAVA_CANCELLED, "loading was cancelled at tensor %s",
+                              e->found->name);
+    }
+    return note_overflows(model, overflows, err);
+}

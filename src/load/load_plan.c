@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The stages of loading up to bound weights, each with the decision it takes.
+ */
+#include <stdio.h>
+
+#include "load_plan.h"
+
+llava_status plan_open(load_plan *plan, const llava_load_options *options, llava_error *err) {
+    *plan = (load_plan){.options = options, .err = err};
+    plan->model = model_new();
+    if (!plan->model) return llava_fail_memory(err, sizeof *plan->model, "a model");
+    plan->bind.memory = plan->model->memory;
+    plan->name_given = options->model_name && options->model_name[0];
+    plan->model->name = plan->name_given
+                            ? arena_strdup(plan->model->memory, options->model_name)
+                            : config_model_name(plan->model->memory, options->model_path);
+    plan->model->compute =
+        options->torch_dtype == LLAVA_DTYPE_DEFAULT ? LLAVA_DTYPE_F16 : options->torch_dtype;
+    if (plan->model->name) return LLAVA_OK;
+    return llava_fail_memory(err, strlen(options->model_path), "the model's name");
+}
+
+void plan_close(load_plan *plan) {
+    binder_free(&plan->bind);
+    image_processor_free(&plan->processor);
+    tokenizer_free(&plan->tokenizer);
+    model_free(&plan->model);
+}
+
+/* ---------------------------------------------------------------- options and mode */
+
+static bool is_one_of(const char *text, const char *const *words) {
+    for (; *words; words++)
+        if (strcmp(text, *words) == 0) return true;
+    return false;
+}
+
+static llava_status check_placement(const llava_load_options *o, llava_error *err) {
+    static const char *const here[] = {"auto", "cpu", NULL};
+    static const char *const attention[] = {"eager", "sdpa", "flash_attention_2", NULL};
+    if (o->device_map && !is_one_of(o->device_map, here))
+        return llava_fail(err, LLAVA_UNSUPPORTED,
+                          "device_map \"%.60s\": this build computes on the CPU; expected auto or "
+                          "cpu",
+                          o->device_map);
+    if (o->attn_implementation && !is_one_of(o->attn_implementation, attention))
+        return llava_fail(err, LLAVA_BAD_ARGUMENT,
+                          "attn_implementation: expected eager, sdpa or flash_attention_2, got "
+                          "\"%.60s\"",
+                          o->attn_implementation);
+    return LLAVA_OK;
+}
+
+llava_status plan_check_options(load_plan *plan) {
+    const llava_load_options *o = plan->options;
+    const llava_dtype dtype = plan->model->compute;
+    if (o->load_8bit && o->load_4bit)
+        return llava_fail(plan->err, LLAVA_BAD_ARGUMENT,
+                          "load_8bit and load_4bit exclude each other");
+    if (o->load_8bit || o->load_4bit)
+        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
+                          "%s: this build loads float32, float16 and bfloat16 weights only",
+                          o->load_8bit ? "load_8bit" : "load_4bit");
+    if (dtype != LLAVA_DTYPE_F32 && dtype != LLAVA_DTYPE_F16 && dtype != LLAVA_DTYPE_BF16)
+        return llava_fail(plan->err, LLAVA_BAD_ARGUMENT,
+                          "torch_dtype: expected float32, float16 or bfloat16, got %s",
+                          dtype_name(dtype));
+    if (o->n_threads < 0)
+        return llava_fail(plan->err, LLAVA_BAD_ARGUMENT, "n_threads: expected 0 or more, got %d",
+                          o->n_threads);
+    return check_placement(o, plan->err);
+}
+
+static bool has_file(load_plan *plan, const char *name) {
+    const char *path = path_join(plan->model->memory, plan->options->model_path, name);
+    return path && path_is_file(path);
+}
+
+llava_status plan_check_mode(load_plan *plan) {
+    const llava_load_options *o = plan->options;
+    if (!path_is_directory(o->model_path))
+        return llava_fail(plan->err, LLAVA_IO,
+                          "model_path \"%s\": no such directory (repositories are not downloaded)",
+                          o->model_path);
+    if (has_file(plan, "adapter_config.json") || has_file(plan, "non_lora_trainables.bin"))
+        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
+                          "%s: a LoRA adapter; this build loads complete checkpoints only (merge "
+                          "the adapter first)",
+                          o->model_path);
+    const bool projector =
+        has_file(plan, "mm_projector.bin") || has_file(plan, "mm_projector.safetensors");
+    if (projector && !checkpoint_exists(o->model_path))
+        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
+                          "%s: a projector without its language model; this build loads complete "
+                          "checkpoints only",
+                          o->model_path);
+    if (o->model_base && o->model_base[0])
+        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
+                          "model_base: it is for adapters and projectors; %s is loaded as a "
+                          "complete checkpoint, without model_base",
+                          o->model_path);
+    return LLAVA_OK;
+}
+
+/* ---------------------------------------------------------------- config and weights */
+
+llava_status plan_read_config(load_plan *plan) {
+    const llava_load_options *o = plan->options;
+    const config_request request = {.directory = o->model_path,
+                                    .model_name = plan->model->name,
+                                    .model_name_given = plan->name_given,
+                                    .multimodal_keyword = o->multimodal,
+                                    .customized_config = o->customized_config,
+                                    .overwrite_config = o->overwrite_config};
+    LLAVA_TRY(config_load(&request, &plan->model->config, plan->err));
+    const llava_config *config = plan->model->config;
+    if (json_get(config->root, "quantization_config"))
+        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
+                          "config.json: \"quantization_config\": this build loads float32, float16 "
+                          "and bfloat16 weights only");
+    if (!config->lm.family->supported)
+        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
+                          "architecture %s is recognised but this build cannot run it",
+                          config->architecture);
+    return LLAVA_OK;
+}
+
+llava_status plan_open_weights(load_plan *plan) {
+    llava_model *model = plan->model;
+    LLAVA_TRY(checkpoint_open(plan->options->model_path, &model->files[0], plan->err));
+    const checkpoint *c = model->files[0];
+    const char *value =
+        arena_printf(model->memory, "%zu file%s, %zu tensors", checkpoint_file_count(c),
+                     checkpoint_file_count(c) == 1 ? "" : "s", checkpoint_count(c));
+    if (!value) return llava_fail_memory(plan->err, 0, "a decision");
+    return config_note(model->config, "weights", value,
+                       checkpoint_file_count(c) ? checkpoint_file(c, 0) : "", plan->err);
+}
+
+/* ---------------------------------------------------------------- tensors */
+
+/** The decoder's prefix, or "" in a dump of the bare decoder. */
+static void choose_prefixes(load_plan *plan) {
+    const llava_model *model = plan->model;
+    const checkpoint *c = model->files[0];
+    binder *b = &plan->bind;
+    const bool mpt = model->config->lm.family->arch == ARCH_MPT;
+    const char *usual = mpt ? "transformer." : "model.";
+    const bool bare =
+        !checkpoint_has_prefix(c, usual) && checkpoint_has_prefix(c, mpt ? "blocks." : "layers.");
+    const char *prefix = bare ? "" : usual;
+    for (int g = 0; g < BIND_GROUPS; g++) b->source[g] = c;
+    b->prefix[BIND_DECODER] = b->prefix[BIND_PICTURE] = prefix;
+    b->prefix[BIND_HEAD] = "";
+    const char *projector = bare  ? "mm_projector."
+                            : mpt ? "transformer.mm_projector."
+                                  : "model.mm_projector.";
+    /* some video checkpoints hold the projector under the resampler's name alone */
+    const char *alias = "model.vision_resampler.mm_projector.";
+    const bool use_alias = !checkpoint_has_prefix(c, projector) && checkpoint_has_prefix(c, alias);
+    b->prefix[BIND_PROJECTOR] = use_alias ? alias : projector;
+}
+
+/** Refuses sizes that the files cannot hold before anything is allocated for them. */
+static llava_status check_counts(const load_plan *plan) {
+    const lm_config *lm = &plan->model->config->lm;
+    const checkpoint *c = plan->model->files[0];
+    int64_t sparse = 0;
+    for (int64_t i = 0; i < lm->n_layers; i++) sparse += lm_layer_is_sparse(lm, i);
+    const int64_t needed = 3 * lm->n_layers + 3 * sparse * lm->n_experts;
+    if (needed <= (int64_t)checkpoint_count(c)) return LLAVA_OK;
+    return llava_fail(plan->err, LLAVA_MALFORMED,
+                      "%s: config.json's %lld layers%s need at least %lld tensors, the files hold "
+                      "%zu",
+                      checkpoint_path(c), (long long)lm->n_layers,
+                      lm->n_experts ? " and experts" : "", (long long)needed, checkpoint_count(c));
+}
+
+llava_status plan_describe(load_plan *plan) {
+    llava_model *model = plan->model;
+    LLAVA_TRY(check_counts(plan));
+    choose_prefixes(plan);
+    bind_decoder(&plan->bind, model);
+    return LLAVA_OK;
+}
+
+/** mm_vision_tower without what only tells the reference which library to use. */
+static const char *plain_tower_name(const llava_config *config) {
+    const char *name = config->mm.vision_tower;
+    return strncmp(name, "hf:", 3) == 0 ? name + 3 : name;
+}
+
+static llava_status find_tower_config(load_plan *plan) {
+    llava_model *model = plan->model;
+    const char *name = plain_tower_name(model->config);
+    if (strncmp(name, "open_clip_hub", 13) == 0 || strcmp(name, "imagebind_huge") == 0)
+        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
+                          "mm_vision_tower \"%s\": this build runs CLIP, SigLIP and MLCD towers",
+                          name);
+    plan->tower_directory = load_find_tower(model->memory, name, plan->options->working_directory,
+                                            plan->options->model_path);
+    return config_read_tower(model->config, plan->tower_directory, plan->err);
+}
+
+/** Finds the complete set in the checkpoint, or opens the tower's own directory. */
+static llava_status find_tower_tensors(load_plan *plan) {
+    llava_model *model = plan->model;
+    binder *b = &plan->bind;
+    const bool mpt = model->config->lm.family->arch == ARCH_MPT;
+    const char *prefix = mpt ? "transformer.vision_tower.vision_tower.vision_model."
+                             : "model.vision_tower.vision_tower.vision_model.";
+    char missing[LLAVA_ERROR_SIZE];
+    size_t total;
+    const size_t present =
+        binder_present(b, BIND_TOWER, model->files[0], prefix, &total, missing, sizeof missing);
+    if (present == total) {
+        plan->tower_in_checkpoint = true;
+        b->prefix[BIND_TOWER] = prefix;
+        return config_note(model->config, "tower weights", checkpoint_path(model->files[0]),
+                           "the checkpoint holds the complete tower", plan->err);
+    }
+    if (present > 0)
+        return llava_fail(plan->err, LLAVA_MALFORMED,
+                          "%s: it holds %zu of the vision tower's %zu tensors; missing: %s%s",
+                          checkpoint_path(model->files[0]), present, total, missing,
+                          total - present > 5 ? " and more" : "");
+    if (!plan->tower_directory)
+        return llava_fail(plan->err, LLAVA_IO,
+                          "%s holds no vision tower, and mm_vision_tower \"%s\" was not found in "
+                          "the working directory, the checkpoint's or its parents'",
+                          checkpoint_path(model->files[0]), model->config->mm.vision_tower);
+    LLAVA_TRY(checkpoint_open(plan->tower_directory, &model->files[1], plan->err));
+    b->source[BIND_TOWER] = model->files[1];
+    b->prefix[BIND_TOWER] =
+        checkpoint_has_prefix(model->files[1], "vision_model.") ? "vision_model." : "";
+    return config_note(model->config, "tower weights", plan->tower_directory,
+                       "the checkpoint holds no tensor of the tower", plan->err);
+}
+
+llava_status plan_choose_tower(load_plan *plan) {
+    llava_model *model = plan->model;
+    if (!model->config->multimodal) return LLAVA_OK;
+    LLAVA_TRY(find_tower_config(plan));
+    bind_projector(&plan->bind, model); /* its width may come from the tower */
+    bind_tower(&plan->bind, model);
+    return find_tower_tensors(plan);
+}
+
+llava_status plan_bind(load_plan *plan) {
+    llava_model *model = plan->model;
+    LLAVA_TRY(binder_resolve(&plan->bind, plan->err));
+    decoder_weights *d = &model->decoder;
+    if (model->config->lm.tie_word_embeddings) d->head = d->embed;
+    if (d->head.n_rows != d->embed.n_rows)
+        return llava_fail(plan->err, LLAVA_MALFORMED,
+                          "%s: tensor lm_head.weight has %lld rows, the embedding %lld",
+                          checkpoint_path(model->files[0]), (long long)d->head.n_rows,
+                          (long long)d->embed.n_rows);
+    model->n_vocab = d->embed.n_rows;
+    model->n_stored_vocab = d->embed.n_rows;
+    return LLAVA_OK;
+}
+
+/* ---------------------------------------------------------------- text and pictures */
+
+/** Slow or fast, as the reference asks for this architecture. */
+static tokenizer_flavour choose_flavour(const llava_config *config) {
+    if (!config->multimodal)
+        return config->lm.family->arch == ARCH_MPT ? TOKENIZER_FAST : TOKENIZER_SLOW;
+    return config->lm.family->slow_tokenizer ? TOKENIZER_SLOW : TOKENIZER_FAST;
+}
+
+static llava_status add_picture_tokens(load_plan *plan) {
+    const mm_config *mm = &plan->model->config->mm;
+    const struct {
+        const char *text;
+        bool wanted;
+        const char *reason;
+    } tokens[] = {
+        {"<im_patch>", mm->use_im_patch_token, "mm_use_im_patch_token, true when absent"},
+        {"<im_start>", mm->use_im_start_end, "mm_use_im_start_end"},
+        {"<im_end>", mm->use_im_start_end, "mm_use_im_start_end"},
+    };
+    for (size_t i = 0; i < LLAVA_COUNT(tokens); i++) {
+        int32_t id;
+        bool added;
+        if (!tokens[i].wanted) continue;
+        LLAVA_TRY(tokenizer_add_special(plan->tokenizer, tokens[i].text, &id, &added, plan->err));
+        const char *value = arena_printf(plan->model->memory, "%s = %d, %s", tokens[i].text,
+                                         (int)id, added ? "added" : "already there");
+        if (!value) return llava_fail_memory(plan->err, 0, "a decision");
+        LLAVA_TRY(config_note(plan->model->config, "token", value, tokens[i].reason, plan->err));
+    }
+    return LLAVA_OK;
+}
+
+/** A LLaVA model has len(tokenizer) logits: rows beyond are cut off, ids beyond the rows are never
+ *  sampled. A plain language model keeps its rows. */
+static llava_status resize_vocabulary(load_plan *plan) {
+    llava_model *model = plan->model;
+    const int64_t stored = model->n_stored_vocab, size = tokenizer_size(plan->tokenizer);
+    if (!model->config->multimodal || stored == size || stored == 0) return LLAVA_OK;
+    model->n_vocab = size;
+    model->n_stored_vocab = i64_min(stored, size);
+    const char *value =
+        arena_printf(model->memory, "%lld rows, %lld ids", (long long)stored, (long long)size);
+    if (!value) return llava_fail_memory(plan->err, 0, "a decision");
+    return config_note(model->config, "vocabulary", value,
+                       stored > size ? "rows beyond the tokenizer are cut off"
+                                     : "ids without a stored row are excluded from sampling",
+                       plan->err);
+}
+
+llava_status plan_open_tokenizer(load_plan *plan) {
+    const llava_config *config = plan->model->config;
+    const tokenizer_request request = {.directory = plan->options->model_path,
+                                       .flavour = choose_flavour(config),
+                                       .model_type = config->lm.family->model_type};
+    LLAVA_TRY(tokenizer_open(&request, &plan->tokenizer, plan->err));
+    LLAVA_TRY(config_note(plan->model->config, "tokenizer", tokenizer_description(plan->tokenizer),
+                          request.flavour == TOKENIZER_SLOW
+                              ? "the reference asks for the slow tokenizer of this architecture"
+                              : "the reference asks for the fast tokenizer of this architecture",
+                          plan->err));
+    if (config->multimodal) LLAVA_TRY(add_picture_tokens(plan));
+    return resize_vocabulary(plan);
+}
+
+llava_status plan_choose_template(load_plan *plan) {
+    llava_model *model = plan->model;
+    const template_evidence evidence = {
+        .model_name = model->name,
+        .architecture = model->config->architecture,
+        .vision_tower = model->config->multimodal ? model->config->mm.vision_tower : NULL,
+        .tokenizer = plan->tokenizer};
+    const conversation_template *chosen = template_choose(&evidence, &model->template_reason);
+    model->template_name = chosen->name;
+    return config_note(model->config, "template", chosen->name, model->template_reason, plan->err);
+}
+
+llava_status plan_open_processor(load_plan *plan) {
+    const llava_config *config = plan->model->config;
+    if (!config->multimodal) return LLAVA_OK;
+    LLAVA_TRY(image_processor_new(config, &plan->processor, plan->err));
+    plan->processor->n_threads = plan->options->n_threads;
+    return LLAVA_OK;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What loading and inspecting share: the stages between a path and a model whose weights are
+ * found but not yet cast.
+ */
+#ifndef LLAVA_LOAD_PLAN_H
+#define LLAVA_LOAD_PLAN_H
+
+#include "binder.h"
+#include "load.h"
+
+/** Everything on its way to a llava_loaded. Release with plan_close(). */
+typedef struct load_plan {
+    const llava_load_options *options;
+    llava_model *model; /* owns configuration, files and strings from the start */
+    llava_tokenizer *tokenizer;
+    llava_image_processor *processor;
+    binder bind;
+    bool name_given;
+    const char *tower_directory; /* NULL: nowhere */
+    bool tower_in_checkpoint;
+    llava_error *err;
+} load_plan;
+
+llava_status plan_open(load_plan *plan, const llava_load_options *options, llava_error *err);
+void plan_close(load_plan *plan);
+
+/* The stages, in order. Each needs those before it. */
+llava_status plan_check_options(load_plan *plan);
+llava_status plan_check_mode(load_plan *plan); /* adapters and projectors alone are refused */
+llava_status plan_read_config(load_plan *plan);
+llava_status plan_open_weights(load_plan *plan);
+llava_status plan_describe(load_plan *plan);     /* which tensors the decoder and projector need */
+llava_status plan_choose_tower(load_plan *plan); /* where the tower's come from */
+llava_status plan_bind(load_plan *plan);         /* finds all tensors, checks their shapes */
+llava_status plan_open_tokenizer(load_plan *plan); /* and adds the picture tokens */
+llava_status plan_choose_template(load_plan *plan);
+llava_status plan_open_processor(load_plan *plan);
+
+/** Decoder, head, projector, newline: describes what config needs, allocates the structs. */
+void bind_decoder(binder *b, llava_model *model);
+void bind_projector(binder *b, llava_model *model);
+void bind_tower(binder *b, llava_model *model);
+
+/** Format a weight is kept in: as stored where that loses nothing against torch_dtype. */
+llava_dtype cast_target(llava_dtype compute, llava_dtype stored);
+/** Casts what has to be cast into memory of the device; progress by bytes. */
+llava_status cast_weights(llava_model *model, const binder *b, const llava_load_options *options,
+                          llava_error *err);
+
+#endif
