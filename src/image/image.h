@@ -42,8 +42,10 @@ struct llava_image_processor {
     size_t n_pinpoints;
     int64_t patches_per_side; /* of one tower input */
     int64_t tokens_per_tile;  /* rows the tower and projector give for one input */
+    int n_threads;            /* for image_process(); 0: one per processor */
 };
 
+/** Takes the mm, tower and processor parts of config. Refuses combinations that cannot run. */
 llava_status image_processor_new(const llava_config *config, llava_image_processor **out,
                                  llava_error *err);
 void image_processor_free(llava_image_processor **processor);
@@ -69,24 +71,29 @@ typedef struct vision_plan {
     /* feature maps before the rows are picked */
     int64_t pool_side; /* VIDEO: side after pooling; else 0 */
     int64_t fast_side; /* faster video: side after pooling at twice the stride; else 0 */
-    int64_t row0, row1, col0, col1; /* what unpad keeps of the grid_h*side x grid_w*side map */
+    int64_t row0, row1, col0, col1; /* half-open: what unpad keeps of the
+                                     * grid_h*side x grid_w*side map; all 0: nothing */
     int64_t out_h, out_w; /* map size after anyres_max scaling or max pooling; 0: unchanged */
     bool resampled;       /* anyres_max scaled the map down (bilinear) */
     bool max_pooled;      /* 2 x 2 max pooling over the map */
 
     int64_t n_rows; /* rows of the prompt */
     /** rows[i]: index into the features after pooling or scaling, laid out as
-     *  views x side^2 rows (or frames x pool_side^2, then frames x fast_side^2); when `resampled`
+     *  views x tokens_per_tile rows (or frames x pool_side^2, then frames x fast_side^2); when `resampled`
      *  or `max_pooled`: the base view's side^2 rows, then the out_h x out_w map. Or ROW_*. */
     int32_t *rows;
 } vision_plan;
 
-/** n_images: pictures in the same prompt (more than one turns anyres into pad).
- *  n_frames > 0: a video of that many frames. */
+/** n_images: pictures in the same prompt (more than one turns anyres into pad, as in training and
+ *  evaluation; the reference's process_images does not: pass 1 for its literal behaviour).
+ *  n_frames > 0: a video of that many frames. Both 0: no picture, an empty plan. */
 llava_status vision_plan_make(const llava_image_processor *processor, int64_t width, int64_t height,
                               int64_t n_frames, size_t n_images, vision_plan *plan,
                               llava_error *err);
 void vision_plan_free(vision_plan *plan);
+
+/** Rows of the features that `rows` points into: after pooling, scaling and max pooling. */
+int64_t vision_plan_feature_rows(const llava_image_processor *processor, const vision_plan *plan);
 
 /** Picks the canvas. Exposed for tests. */
 size2 select_best_resolution(size2 picture, const size2 *pinpoints, size_t n_pinpoints);
@@ -100,5 +107,12 @@ llava_status image_process(const llava_image_processor *processor, const vision_
                            const llava_image *const *images, size_t n_images, float *pixels,
                            uint8_t *u8, llava_error *err);
 int64_t image_processor_view_size(const llava_image_processor *processor);
+
+/** The reference's processor alone, without tiles: the size it gives a picture, and its pixels
+ *  [3, height, width] with the bytes before normalisation [height, width, 3] (or NULL). */
+llava_status processor_output_size(const processor_config *processor, size2 picture, size2 *output,
+                                   llava_error *err);
+llava_status processor_apply(const processor_config *processor, const llava_image *image,
+                             float *pixels, uint8_t *u8, llava_error *err);
 
 #endif
