@@ -45,7 +45,7 @@ static llava_status read_root(llava_config *config, const config_request *reques
                               llava_error *err) {
     if (request->customized_config) {
         const char *text = request->customized_config;
-        LLAVA_TRY(config_parse_json(text, strlen(text), "customized_config", &config->root, err));
+        LLAVA_TRY(json_read_text(text, strlen(text), "customized_config", &config->root, err));
         if (!json_is_object(config->root))
             return llava_fail(err, LLAVA_BAD_ARGUMENT,
                               "customized_config: expected a JSON object, got %s",
@@ -122,7 +122,7 @@ llava_status config_load(const config_request *request, llava_config **out, llav
 static llava_status parse_tower_only(llava_config *config, const char *config_json,
                                      const char *tower_name, llava_error *err) {
     const char *text = config_json ? config_json : "{}";
-    LLAVA_TRY(config_parse_json(text, strlen(text), "the tower's settings", &config->root, err));
+    LLAVA_TRY(json_read_text(text, strlen(text), "the tower's settings", &config->root, err));
     if (!json_is_object(config->root))
         return llava_fail(err, LLAVA_BAD_ARGUMENT,
                           "the tower's settings: expected a JSON object, got %s",

@@ -190,7 +190,7 @@ static void near_names(const json_t *root, const char *key, char *text, size_t s
 llava_status config_overwrite(json_t *root, const char *text, llava_error *err) {
     const char *what = "overwrite_config";
     json_t *changes;
-    LLAVA_TRY(config_parse_json(text, strlen(text), what, &changes, err));
+    LLAVA_TRY(json_read_text(text, strlen(text), what, &changes, err));
     llava_status status = LLAVA_OK;
     if (!json_is_object(changes)) {
         status = llava_fail(err, LLAVA_BAD_ARGUMENT, "%s: expected a JSON object, got %s", what,

@@ -29,9 +29,7 @@ llava_status read_text(const reader *r, const char *key, const char *fallback, c
 /** False when absent or null. */
 llava_status read_flag(const reader *r, const char *key, bool fallback, bool *value);
 
-/** JSON as Python writes it: NaN and Infinity become strings, which no number accepts. */
-llava_status config_parse_json(const char *text, size_t size, const char *what, json_t **root,
-                               llava_error *err);
+/** A file that must hold one object. */
 llava_status config_read_json(const char *path, json_t **root, llava_error *err);
 
 /** Applies overwrite_config to root; unknown keys are errors that list near names. */

@@ -191,8 +191,9 @@ static const char *plain_tower_name(const llava_config *config) {
     return strncmp(name, "hf:", 3) == 0 ? name + 3 : name;
 }
 
-static llava_status find_tower_config(load_plan *plan) {
+llava_status plan_find_tower(load_plan *plan) {
     llava_model *model = plan->model;
+    if (!model->config->multimodal) return LLAVA_OK;
     const char *name = plain_tower_name(model->config);
     if (strncmp(name, "open_clip_hub", 13) == 0 || strcmp(name, "imagebind_huge") == 0)
         return llava_fail(plan->err, LLAVA_UNSUPPORTED,
@@ -241,7 +242,6 @@ static llava_status find_tower_tensors(load_plan *plan) {
 llava_status plan_choose_tower(load_plan *plan) {
     llava_model *model = plan->model;
     if (!model->config->multimodal) return LLAVA_OK;
-    LLAVA_TRY(find_tower_config(plan));
     bind_projector(&plan->bind, model); /* its width may come from the tower */
     bind_tower(&plan->bind, model);
     return find_tower_tensors(plan);

@@ -31,6 +31,7 @@ llava_status plan_check_mode(load_plan *plan); /* adapters and projectors alone 
 llava_status plan_read_config(load_plan *plan);
 llava_status plan_open_weights(load_plan *plan);
 llava_status plan_describe(load_plan *plan);     /* which tensors the decoder and projector need */
+llava_status plan_find_tower(load_plan *plan);   /* the tower's configuration */
 llava_status plan_choose_tower(load_plan *plan); /* where the tower's come from */
 llava_status plan_bind(load_plan *plan);         /* finds all tensors, checks their shapes */
 llava_status plan_open_tokenizer(load_plan *plan); /* and adds the picture tokens */

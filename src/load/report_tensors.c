@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The report's parts about files, tensors and memory.
+ */
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "report.h"
+
+#define NAMES_MAX    100 /* listed; the counts are always complete */
+#define SCRATCH_ROWS 512 /* prompt rows of one step that the memory plan assumes */
+
+static llava_status list_files(const load_plan *plan, const checkpoint *c, json_t *files) {
+    for (size_t i = 0; c && i < checkpoint_file_count(c); i++) {
+        const char *name = checkpoint_file(c, i);
+        const char *directory = checkpoint_path(c);
+        const char *path = path_is_directory(directory)
+                               ? path_join(plan->model->memory, directory, name)
+                               : directory;
+        struct stat info = {0};
+        if (path) stat(path, &info);
+        LLAVA_TRY(report_append(files, json_pack("{s:s, s:s, s:I}", "directory", directory, "name",
+                                                 name, "bytes", (json_int_t)info.st_size)));
+    }
+    return LLAVA_OK;
+}
+
+llava_status report_files(const load_plan *plan, json_t *report) {
+    json_t *files = json_array();
+    if (!files) return LLAVA_OUT_OF_MEMORY;
+    for (size_t i = 0; i < LLAVA_COUNT(plan->model->files); i++) {
+        const llava_status status = list_files(plan, plan->model->files[i], files);
+        if (status == LLAVA_OK) continue;
+        json_decref(files);
+        return status;
+    }
+    return report_set(report, "files", files);
+}
+
+/** Counts and bytes by stored type, of the model's own files. */
+static json_t *by_dtype(const checkpoint *c) {
+    json_t *types = json_object();
+    for (size_t i = 0; types && i < checkpoint_count(c); i++) {
+        const checkpoint_tensor *t = checkpoint_at(c, i);
+        json_t *entry = json_object_get(types, t->stored);
+        if (!entry) {
+            entry = json_pack("{s:i, s:i}", "count", 0, "bytes", 0);
+            if (!entry || json_object_set_new(types, t->stored, entry) != 0) break;
+        }
+        json_t *count = json_object_get(entry, "count"), *sum = json_object_get(entry, "bytes");
+        json_integer_set(count, json_integer_value(count) + 1);
+        json_integer_set(sum, json_integer_value(sum) + (json_int_t)t->t.n_bytes);
+    }
+    return types;
+}
+
+/** Tensors that checkpoints hold without a use here; naming them would be noise. */
+static bool is_known_extra(const char *name) {
+    static const char *const parts[] = {
+        ".rotary_emb.inv_freq", "position_ids",       "vision_resampler.",
+        "post_layernorm.",      "text_model.",        "logit_scale",
+        "logit_bias",           "_projection.weight", "vision_model.head."};
+    for (size_t i = 0; i < LLAVA_COUNT(parts); i++)
+        if (strstr(name, parts[i])) return true;
+    return false;
+}
+
+/** Marks the tensors of the model's own files that are bound; NULL when memory is short. */
+static bool *mark_used(const load_plan *plan) {
+    const checkpoint *c = plan->model->files[0];
+    bool *used = array_new(checkpoint_count(c), sizeof *used);
+    const checkpoint_tensor *first = checkpoint_at(c, 0);
+    for (size_t i = 0; used && first && i < plan->bind.count; i++) {
+        const bind_entry *e = &plan->bind.entries[i];
+        if (e->found && plan->bind.source[e->group] == c) used[e->found - first] = true;
+    }
+    return used;
+}
+
+static llava_status add_name(json_t *names, const char *prefix, const char *suffix) {
+    if (json_array_size(names) >= NAMES_MAX) return LLAVA_OK;
+    return report_append(names, json_sprintf("%s%s", prefix, suffix));
+}
+
+static llava_status list_unexpected(const load_plan *plan, json_t *report) {
+    const checkpoint *c = plan->model->files[0];
+    json_t *names = json_array();
+    bool *used = mark_used(plan);
+    llava_status status = names && used ? LLAVA_OK : LLAVA_OUT_OF_MEMORY;
+    size_t count = 0;
+    for (size_t i = 0; status == LLAVA_OK && i < checkpoint_count(c); i++) {
+        const char *name = checkpoint_at(c, i)->name;
+        if (used[i] || is_known_extra(name)) continue;
+        count++;
+        status = add_name(names, "", name);
+    }
+    free(used);
+    if (status != LLAVA_OK) {
+        json_decref(names);
+        return status;
+    }
+    LLAVA_TRY(report_set(report, "unexpected", names));
+    return report_set(report, "unexpected_count", json_integer((json_int_t)count));
+}
+
+static llava_status list_missing(const load_plan *plan, json_t *report) {
+    const binder *b = &plan->bind;
+    json_t *names = json_array();
+    if (!names) return LLAVA_OUT_OF_MEMORY;
+    llava_status status = LLAVA_OK;
+    size_t count = 0;
+    for (size_t i = 0; i < b->count && status == LLAVA_OK; i++) {
+        const bind_entry *e = &b->entries[i];
+        if (e->found || e->optional || !b->prefix[e->group]) continue;
+        count++;
+        status = add_name(names, b->prefix[e->group], e->suffix);
+    }
+    if (status != LLAVA_OK) {
+        json_decref(names);
+        return status;
+    }
+    LLAVA_TRY(report_set(report, "missing", names));
+    return report_set(report, "missing_count", json_integer((json_int_t)count));
+}
+
+llava_status report_tensors(const load_plan *plan, json_t *report) {
+    const checkpoint *c = plan->model->files[0];
+    if (!c) return LLAVA_OK;
+    json_t *tensors = json_pack("{s:I, s:I, s:I, s:o}", "count", (json_int_t)checkpoint_count(c),
+                                "bytes", (json_int_t)checkpoint_bytes(c), "unmapped",
+                                (json_int_t)checkpoint_unmapped(c), "by_dtype", by_dtype(c));
+    LLAVA_TRY(report_set(report, "tensors", tensors));
+    if (plan->bind.count == 0) return LLAVA_OK;
+    LLAVA_TRY(list_missing(plan, report));
+    return list_unexpected(plan, report);
+}
+
+/** Bytes a bound weight takes once loaded, and whether they are new memory. */
+static uint64_t loaded_bytes(const load_plan *plan, const bind_entry *e, bool *owned) {
+    const weight *w = e->dst;
+    const llava_dtype target = cast_target(plan->model->compute, w->dtype);
+    *owned = target != w->dtype;
+    return (uint64_t)w->n_rows * (uint64_t)w->n_cols * dtype_size(target);
+}
+
+llava_status report_memory(const load_plan *plan, json_t *report) {
+    const llava_model *model = plan->model;
+    if (!model->config || model->n_vocab == 0) return LLAVA_OK;
+    uint64_t mapped = 0, owned = 0;
+    for (size_t i = 0; i < plan->bind.count; i++) {
+        bool is_owned = false;
+        if (!plan->bind.entries[i].found) continue;
+        const uint64_t n_bytes = loaded_bytes(plan, &plan->bind.entries[i], &is_owned);
+        *(is_owned ? &owned : &mapped) += n_bytes;
+    }
+    const uint64_t per_token = kv_bytes_per_token(model);
+    const uint64_t context = (uint64_t)model->config->context_len;
+    const size_t scratch =
+        decoder_scratch_bytes(model, SCRATCH_ROWS, 1, model->config->context_len);
+    return report_set(report, "memory",
+                      json_pack("{s:I, s:I, s:I, s:I, s:I}", "weights_mapped_bytes",
+                                (json_int_t)mapped, "weights_owned_bytes", (json_int_t)owned,
+                                "kv_bytes_per_token", (json_int_t)per_token,
+                                "kv_bytes_full_context", (json_int_t)(per_token * context),
+                                "decoder_scratch_bytes", (json_int_t)scratch));
+}
