@@ -71,19 +71,21 @@ static llava_status find_context_len(llava_config *config, const reader *r) {
     const bool mpt = config->lm.family->arch == ARCH_MPT;
     static const char *const keys[] = {"max_sequence_length", "max_position_embeddings",
                                        "tokenizer_model_max_length", "max_seq_len"};
-    for (size_t i = 0; i < LLAVA_COUNT(keys); i++) {
-        if (!json_get(r->object, keys[i])) {
-            if (i != 1 || mpt) continue;
-            config->context_len = config->lm.max_position_embeddings;
-            return config_note(config, "context_len", "the family's max_position_embeddings",
-                               "config.json says nothing", r->err);
-        }
-        LLAVA_TRY(read_int_or_null(r, keys[i], 0, 1, CONFIG_MAX_TOKENS, &config->context_len));
-        return config_note(config, "context_len", keys[i], "the first such key in config.json",
-                           r->err);
-    }
-    config->context_len = 2048;
-    return config_note(config, "context_len", "2048", "config.json has no length", r->err);
+    const char *key = NULL;
+    for (size_t i = 0; i < LLAVA_COUNT(keys) && !key; i++)
+        if (json_get(r->object, keys[i]) || (i == 1 && !mpt)) key = keys[i];
+    const int64_t fallback = key ? config->lm.max_position_embeddings : 2048;
+    const bool given = key && json_get(r->object, key);
+    config->context_len = fallback;
+    if (key)
+        LLAVA_TRY(read_int_or_null(r, key, fallback, 1, CONFIG_MAX_TOKENS, &config->context_len));
+    const char *value = arena_printf(config->memory, "%lld", (long long)config->context_len);
+    const char *reason = arena_printf(config->memory, "%s%s", key ? key : "no length",
+                                      given ? ", the first such key in config.json"
+                                      : key ? ", the default of the decoder's family"
+                                            : " in config.json");
+    if (!value || !reason) return llava_fail_memory(r->err, 0, "a decision");
+    return config_note(config, "context_len", value, reason, r->err);
 }
 
 static llava_status read_stored_dtype(llava_config *config, const reader *r) {
