@@ -271,7 +271,7 @@ static void encode_views(picture *p, const float *pixels, int64_t first, int64_t
         trace_rows(p, trace->projected, dst, first, n, tokens * p->hidden);
         return;
     }
-    const int64_t stride = p->model->config->mm.pool_stride;
+    const int64_t set = p->model->config->mm.pool_stride, stride = set > 0 ? set : 2;
     const int64_t slow = plan->pool_side * plan->pool_side,
                   fast = plan->fast_side * plan->fast_side;
     float *slow_rows = p->rows + first * slow * p->hidden;
