@@ -363,7 +363,7 @@ static void run_case(reference_count *count, const char *base, const char *level
     llava_error err = {0};
     snprintf(c.name, sizeof c.name, "%.200s (%s)", base, level);
     snprintf(path, sizeof path, "%s.json", base);
-    c.root = json_load_file(path, 0, NULL);
+    ok(&c, json_read_file(path, &c.root, &err), &err);
     snprintf(path, sizeof path, "%s.safetensors", base);
     const char *tower = json_string_value(json_object_get(c.root, "tower"));
     const bool foreign = tower && strchr(tower, ':');
