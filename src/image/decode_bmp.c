@@ -14,7 +14,7 @@ typedef struct bmp_header {
     int64_t width, height;
     bool top_down;
     unsigned bits, compression;
-    uint32_t masks[3];   /* red, green, blue; BITFIELDS only */
+    uint32_t masks[3]; /* red, green, blue; BITFIELDS only */
     uint32_t n_colours;
     size_t palette_at;
     size_t palette_step; /* bytes of an entry: 3 or 4 */
@@ -160,7 +160,8 @@ static void put_row(const bmp_header *bmp, const uint8_t *row, uint8_t *rgb) {
             const uint8_t *p = row + 3 * x;
             rgb[0] = p[2], rgb[1] = p[1], rgb[2] = p[0];
         } else {
-            const uint32_t pixel = bmp->bits == 16 ? read_le16(row + 2 * x) : read_le32(row + 4 * x);
+            const uint32_t pixel =
+                bmp->bits == 16 ? read_le16(row + 2 * x) : read_le32(row + 4 * x);
             for (int c = 0; c < 3; c++) rgb[c] = take_field(pixel, bmp->masks[c]);
         }
     }
@@ -201,8 +202,7 @@ static unsigned rle_nibble(uint8_t byte, unsigned i) { return i % 2 ? byte & 15u
 static size_t rle_literal(rle_state *s, const uint8_t *data, unsigned count) {
     const bool nibbles = s->bmp->compression == BMP_RLE4;
     const size_t used = nibbles ? (count + 1) / 2 : count;
-    for (unsigned i = 0; i < count; i++)
-        rle_put(s, nibbles ? rle_nibble(data[i / 2], i) : data[i]);
+    for (unsigned i = 0; i < count; i++) rle_put(s, nibbles ? rle_nibble(data[i / 2], i) : data[i]);
     return (used + 1) / 2 * 2;
 }
 

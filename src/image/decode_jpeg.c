@@ -17,7 +17,7 @@
 /* No Huffman-coded block of 64 pixels takes less than one bit, so a complete file holds at most
  * 512 pixels a byte. Twice that, and pictures below the slack, are let through. */
 #define JPEG_PIXELS_PER_BYTE 1024
-#define JPEG_PIXELS_SLACK ((int64_t)16 << 20)
+#define JPEG_PIXELS_SLACK    ((int64_t)16 << 20)
 /* Coefficient arrays of progressive files: 2 bytes for each of at most 4 components. */
 #define JPEG_MEMORY_MAX ((long)2 << 30)
 

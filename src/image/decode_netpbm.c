@@ -141,13 +141,13 @@ static size_t pixel_bytes(const pnm_file *f) {
     return f->kind > 4 && f->maxval > 255 ? 2 * n : n;
 }
 
-llava_status decode_netpbm(const uint8_t *data, size_t size, llava_image **out,
-                           llava_error *err) {
+llava_status decode_netpbm(const uint8_t *data, size_t size, llava_image **out, llava_error *err) {
     pnm_file f = {.data = data, .size = size};
     LLAVA_TRY(read_header(&f, err));
     if (f.at > size || size - f.at < pixel_bytes(&f))
-        return llava_fail(err, LLAVA_MALFORMED, "PNM: expected at least %zu bytes of pixels, got %zu",
-                          pixel_bytes(&f), size - f.at);
+        return llava_fail(err, LLAVA_MALFORMED,
+                          "PNM: expected at least %zu bytes of pixels, got %zu", pixel_bytes(&f),
+                          size - f.at);
     llava_image *image = NULL;
     LLAVA_TRY(image_new(f.width, f.height, &image, err));
     llava_status status = LLAVA_OK;

@@ -10,11 +10,11 @@
 #include "decoders.h"
 
 /* Limits on ancillary chunks (text, profiles), inflated: bombs hide there. */
-#define PNG_CHUNK_MAX ((size_t)16 << 20)
+#define PNG_CHUNK_MAX  ((size_t)16 << 20)
 #define PNG_CHUNKS_MAX ((size_t)64 << 20)
 /* Deflate cannot pack more than 1032 bytes into one. */
 #define PNG_INFLATE_MAX 1040
-#define PNG_SLACK ((uint64_t)16 << 20)
+#define PNG_SLACK       ((uint64_t)16 << 20)
 
 typedef struct png_job {
     spng_ctx *ctx;
@@ -97,8 +97,7 @@ static void put_row(const png_job *job, const struct spng_row_info *info) {
     for (size_t x = start; x < width; x += step) put_pixel(job, x, rgb + 3 * x);
 }
 
-static llava_status read_header(png_job *job, const uint8_t *data, size_t size,
-                                llava_error *err) {
+static llava_status read_header(png_job *job, const uint8_t *data, size_t size, llava_error *err) {
     job->ctx = spng_ctx_new(0);
     if (job->ctx == NULL) return llava_fail_memory(err, 0, "the PNG decoder");
     spng_set_chunk_limits(job->ctx, PNG_CHUNK_MAX, PNG_CHUNKS_MAX);
@@ -108,8 +107,8 @@ static llava_status read_header(png_job *job, const uint8_t *data, size_t size,
     if (code != 0) return png_fail(err, code);
     const int64_t width = job->header.width, height = job->header.height;
     LLAVA_TRY(image_check_size("PNG", width, height, err));
-    const uint64_t bits = (uint64_t)job->header.bit_depth *
-                          (uint64_t)samples_per_pixel(job->header.color_type);
+    const uint64_t bits =
+        (uint64_t)job->header.bit_depth * (uint64_t)samples_per_pixel(job->header.color_type);
     job->row_size = (size_t)(((uint64_t)width * bits + 7) / 8);
     const uint64_t raw = (uint64_t)job->row_size * (uint64_t)height;
     if (raw > PNG_SLACK && raw / PNG_INFLATE_MAX > size)

@@ -7,8 +7,7 @@
 
 #include "decoders.h"
 
-static llava_status decode_frame(const WebPIterator *frame, llava_image *image,
-                                 llava_error *err) {
+static llava_status decode_frame(const WebPIterator *frame, llava_image *image, llava_error *err) {
     WebPDecoderConfig config;
     if (!WebPInitDecoderConfig(&config))
         return llava_fail(err, LLAVA_INTERNAL, "WebP: the library's version does not match");
@@ -23,8 +22,7 @@ static llava_status decode_frame(const WebPIterator *frame, llava_image *image,
     config.output.u.RGBA.rgba = image->rgb + offset;
     config.output.u.RGBA.stride = (int)stride;
     config.output.u.RGBA.size = stride * (size_t)image->height - offset;
-    const VP8StatusCode code =
-        WebPDecode(frame->fragment.bytes, frame->fragment.size, &config);
+    const VP8StatusCode code = WebPDecode(frame->fragment.bytes, frame->fragment.size, &config);
     if (code == VP8_STATUS_OUT_OF_MEMORY)
         return llava_fail(err, LLAVA_OUT_OF_MEMORY, "WebP: the decoder ran out of memory");
     if (code != VP8_STATUS_OK)

@@ -22,8 +22,7 @@ llava_status decode_netpbm(const uint8_t *data, size_t size, llava_image **out, 
 bool netpbm_recognised(const uint8_t *data, size_t size);
 
 /** Width and height positive and within the limit; `format` names the file in the error. */
-llava_status image_check_size(const char *format, int64_t width, int64_t height,
-                              llava_error *err);
+llava_status image_check_size(const char *format, int64_t width, int64_t height, llava_error *err);
 
 static inline uint16_t read_le16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 static inline uint32_t read_le32(const uint8_t *p) {

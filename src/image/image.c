@@ -10,8 +10,7 @@
 /* Files above this size are no photographs; the limit bounds what is mapped and scanned. */
 #define IMAGE_FILE_MAX ((size_t)1 << 30)
 
-llava_status image_check_size(const char *format, int64_t width, int64_t height,
-                              llava_error *err) {
+llava_status image_check_size(const char *format, int64_t width, int64_t height, llava_error *err) {
     if (width <= 0 || height <= 0)
         return llava_fail(err, LLAVA_MALFORMED, "%s: a picture of %lld x %lld pixels", format,
                           (long long)width, (long long)height);

@@ -71,16 +71,17 @@ typedef struct vision_plan {
     /* feature maps before the rows are picked */
     int64_t pool_side; /* VIDEO: side after pooling; else 0 */
     int64_t fast_side; /* faster video: side after pooling at twice the stride; else 0 */
-    int64_t row0, row1, col0, col1; /* half-open: what unpad keeps of the
-                                     * grid_h*side x grid_w*side map; all 0: nothing */
+    int64_t row0, row1, col0, col1; /* half-open: what the packing keeps of the
+                                     * grid_h*side x grid_w*side map; may be empty */
     int64_t out_h, out_w; /* map size after anyres_max scaling or max pooling; 0: unchanged */
     bool resampled;       /* anyres_max scaled the map down (bilinear) */
     bool max_pooled;      /* 2 x 2 max pooling over the map */
 
     int64_t n_rows; /* rows of the prompt */
     /** rows[i]: index into the features after pooling or scaling, laid out as
-     *  views x tokens_per_tile rows (or frames x pool_side^2, then frames x fast_side^2); when `resampled`
-     *  or `max_pooled`: the base view's side^2 rows, then the out_h x out_w map. Or ROW_*. */
+     *  views x tokens_per_tile rows (or frames x pool_side^2, then frames x fast_side^2); when
+     * `resampled` or `max_pooled`: the base view's side^2 rows, then the out_h x out_w map. Or
+     * ROW_*. */
     int32_t *rows;
 } vision_plan;
 

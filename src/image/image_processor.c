@@ -44,8 +44,9 @@ static llava_status apply_s2(llava_image_processor *p, llava_error *err) {
                           "image_aspect_ratio %s cannot be combined with s2: tiles of two sizes",
                           p->mm.aspect_text);
     if (selects_class_token(p))
-        return llava_fail(err, LLAVA_UNSUPPORTED,
-                          "mm_vision_select_feature with the class token cannot be combined with s2");
+        return llava_fail(
+            err, LLAVA_UNSUPPORTED,
+            "mm_vision_select_feature with the class token cannot be combined with s2");
     if (p->mm.s2_scales[0] != p->tower.image_size)
         return llava_fail(err, LLAVA_UNSUPPORTED,
                           "s2_scales: the smallest is %lld, expected the tower's %lld",
@@ -81,13 +82,14 @@ static llava_status copy_pinpoints(llava_image_processor *p, llava_error *err) {
     p->mm.pinpoints = array_new(n ? n : 1, sizeof *p->pinpoints);
     if (p->pinpoints == NULL || p->mm.pinpoints == NULL)
         return llava_fail_memory(err, n * sizeof *p->pinpoints, "image_grid_pinpoints");
-    const int64_t tile = p->processor.shortest_edge > 0 ? p->processor.shortest_edge
-                                                        : p->processor.size_width;
+    const int64_t tile =
+        p->processor.shortest_edge > 0 ? p->processor.shortest_edge : p->processor.size_width;
     if (p->mm.pinpoints_are_range && n > 0 && !known_tile_size(tile, p->tower.image_size))
-        return llava_fail(err, LLAVA_UNSUPPORTED,
-                          "image_grid_pinpoints as a range: tiles of %lld pixels, expected 224, 336, "
-                          "384, 448, 512 or the tower's %lld",
-                          (long long)tile, (long long)p->tower.image_size);
+        return llava_fail(
+            err, LLAVA_UNSUPPORTED,
+            "image_grid_pinpoints as a range: tiles of %lld pixels, expected 224, 336, "
+            "384, 448, 512 or the tower's %lld",
+            (long long)tile, (long long)p->tower.image_size);
     const int64_t factor = p->mm.pinpoints_are_range ? tile : 1;
     for (size_t i = 0; i < n; i++) {
         size2 pixels;

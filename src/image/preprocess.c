@@ -64,8 +64,7 @@ static void region_values(const value_table *table, const region *r, float *pixe
         black_row(table, r->width - to, pixels + to, plane);
         if (bytes_out != NULL) memset(bytes_out, 0, (size_t)(3 * r->width));
         if (!inside) continue;
-        const uint8_t *rgb =
-            r->image->rgb + 3 * ((r->top + y) * r->image->width + r->left + from);
+        const uint8_t *rgb = r->image->rgb + 3 * ((r->top + y) * r->image->width + r->left + from);
         value_row(table, rgb, to - from, pixels + from, plane);
         if (bytes_out != NULL) memcpy(bytes_out + 3 * from, rgb, (size_t)(3 * (to - from)));
     }
@@ -137,8 +136,8 @@ static llava_status resize_strips(const padded_image *p, const resize_request *r
 }
 
 /** Resizes as if the padded picture existed. */
-static llava_status resize_padded(const padded_image *p, const resize_request *r,
-                                  llava_image **out, llava_error *err) {
+static llava_status resize_padded(const padded_image *p, const resize_request *r, llava_image **out,
+                                  llava_error *err) {
     if (p->size.width == p->image->width && p->size.height == p->image->height)
         return image_resize_window(p->image, r, out, err);
     llava_image *between = NULL;
@@ -160,15 +159,17 @@ typedef struct processor_geometry {
     size2 output;
 } processor_geometry;
 
-/** transformers 4.40 center_crop on one axis, of a picture shorter than the crop included. */
+/** transformers 4.40 center_crop on one axis. A picture shorter than the crop gets a border of
+ *  half the difference, rounded down, on both sides: an odd difference leaves one row out. */
 static void crop_axis(int64_t size, int64_t crop, int64_t *start, int64_t *output) {
     if (size >= crop) {
         *start = (size - crop) / 2;
         *output = crop;
         return;
     }
-    *start = -((crop - size + 1) / 2);
-    *output = crop;
+    const int64_t border = (crop - size) / 2;
+    *start = -border;
+    *output = size + 2 * border;
 }
 
 static llava_status geometry_make(const processor_config *c, size2 picture, processor_geometry *g,
@@ -191,8 +192,7 @@ static llava_status geometry_make(const processor_config *c, size2 picture, proc
     }
     if (g->output.width <= 0 || g->output.height <= 0 ||
         g->output.width > IMAGE_MAX_PIXELS / g->output.height)
-        return llava_fail(err, LLAVA_UNSUPPORTED,
-                          "image processor: would give %lld x %lld pixels",
+        return llava_fail(err, LLAVA_UNSUPPORTED, "image processor: would give %lld x %lld pixels",
                           (long long)g->output.width, (long long)g->output.height);
     return LLAVA_OK;
 }
@@ -471,8 +471,8 @@ llava_status image_process(const llava_image_processor *processor, const vision_
                     .images = images,
                     .size = image_processor_view_size(processor),
                     .tile = processor_tile_size(processor),
-                    .n_threads = processor->n_threads > 0 ? processor->n_threads
-                                                          : processor_count(),
+                    .n_threads =
+                        processor->n_threads > 0 ? processor->n_threads : processor_count(),
                     .pixels = pixels,
                     .u8 = u8,
                     .reported = ATOMIC_FLAG_INIT,

@@ -64,8 +64,8 @@ static inline __attribute__((always_inline)) void column_body(const uint8_t *row
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static void row_avx2(const resample_axis *axis,
-                                                     const uint8_t *row, uint8_t *target) {
+__attribute__((target("avx2"))) static void row_avx2(const resample_axis *axis, const uint8_t *row,
+                                                     uint8_t *target) {
     row_body(axis, row, target);
 }
 

@@ -28,8 +28,7 @@ typedef struct axis_request {
     image_filter filter;
 } axis_request;
 
-llava_status resample_axis_make(const axis_request *request, resample_axis *axis,
-                                llava_error *err);
+llava_status resample_axis_make(const axis_request *request, resample_axis *axis, llava_error *err);
 void resample_axis_free(resample_axis *axis);
 
 /** One row of RGB pixels to axis->out pixels. RESAMPLE_PADDING bytes behind row are readable. */

@@ -114,9 +114,9 @@ typedef struct pass_job {
     const uint8_t *source; /* first byte of source row `source_row` */
     int64_t source_row;    /* vertical: taps count rows from the picture's top */
     int64_t source_width, target_width;
-    int64_t n_rows;        /* horizontal: rows of source; vertical: rows of target */
+    int64_t n_rows; /* horizontal: rows of source; vertical: rows of target */
     uint8_t *target;
-    uint8_t *last_row;     /* horizontal: padded copy of the last source row */
+    uint8_t *last_row; /* horizontal: padded copy of the last source row */
 } pass_job;
 
 #define ROWS_PER_TASK 16
@@ -126,8 +126,8 @@ static void horizontal_task(void *user, int64_t task) {
     const int64_t first = task * ROWS_PER_TASK;
     const int64_t end = i64_min(first + ROWS_PER_TASK, job->n_rows);
     for (int64_t y = first; y < end; y++) {
-        const uint8_t *row = y == job->n_rows - 1 ? job->last_row
-                                                  : job->source + 3 * y * job->source_width;
+        const uint8_t *row =
+            y == job->n_rows - 1 ? job->last_row : job->source + 3 * y * job->source_width;
         resample_row(job->axis, row, job->target + 3 * y * job->target_width);
     }
 }
@@ -240,16 +240,13 @@ static llava_status nearest(const llava_image *image, const resize_request *r, l
     if (columns == NULL)
         return llava_fail_memory(err, (size_t)(out->width + out->height) * 8, "resize indices");
     int64_t *rows = columns + out->width;
-    nearest_indices(&(axis_request){.in = image->width,
-                                    .out = r->width,
-                                    .first = r->left,
-                                    .count = out->width},
-                    columns);
-    nearest_indices(&(axis_request){.in = image->height,
-                                    .out = r->height,
-                                    .first = r->top,
-                                    .count = out->height},
-                    rows);
+    nearest_indices(
+        &(axis_request){.in = image->width, .out = r->width, .first = r->left, .count = out->width},
+        columns);
+    nearest_indices(
+        &(axis_request){
+            .in = image->height, .out = r->height, .first = r->top, .count = out->height},
+        rows);
     for (int64_t y = 0; y < out->height; y++) {
         const uint8_t *source = image->rgb + 3 * rows[y] * image->width;
         uint8_t *target = out->rgb + 3 * y * out->width;

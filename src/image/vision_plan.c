@@ -42,7 +42,9 @@ size2 select_best_resolution(size2 picture, const size2 *pinpoints, size_t n_pin
 double floor_divide(double a, double b) { return nearbyint((a - fmod(a, b)) / b); }
 
 int64_t patch_count(int64_t size, int64_t tile) { return (size - tile) / tile + 1; }
-int64_t patch_start(int64_t size, int64_t tile) { return (size - patch_count(size, tile) * tile) / 2; }
+int64_t patch_start(int64_t size, int64_t tile) {
+    return (size - patch_count(size, tile) * tile) / 2;
+}
 
 /** Python's round() of k / 2 to an integer: half to even. */
 static int64_t round_half(int64_t k) { return (int64_t)nearbyint((double)k / 2.0); }
@@ -60,7 +62,8 @@ crop_geometry crop_split_geometry(const llava_image_processor *p, size2 picture)
     return g;
 }
 
-/** What unpad_image keeps of the map: full width or full height, centred in the other. */
+/** What unpad_image keeps of the map: full width or full height, centred in the other. Of extreme
+ *  pictures nothing may be left in one direction; rows without columns keep their newlines. */
 static void unpad_range(vision_plan *plan) {
     const double w = (double)plan->width, h = (double)plan->height;
     const int64_t map_w = plan->grid_w * plan->side, map_h = plan->grid_h * plan->side;
@@ -75,8 +78,6 @@ static void unpad_range(vision_plan *plan) {
         plan->col0 = pad;
         plan->col1 = map_w - pad;
     }
-    if (plan->row1 <= plan->row0 || plan->col1 <= plan->col0)
-        plan->row0 = plan->row1 = plan->col0 = plan->col1 = 0;
 }
 
 /* ---------------------------------------------------------------- rows */
@@ -137,12 +138,11 @@ static void put_frame_grid(row_writer *w, int64_t first, int64_t side) {
     }
 }
 
-static void put_grid_video(const llava_image_processor *p, const vision_plan *plan,
-                           row_writer *w) {
+static void put_grid_video(const llava_image_processor *p, const vision_plan *plan, row_writer *w) {
     const int64_t slow = plan->pool_side * plan->pool_side;
     const int64_t fast = plan->fast_side * plan->fast_side;
-    const int64_t stride = p->mm.faster_token_stride > 0 ? p->mm.faster_token_stride
-                                                         : FASTER_STRIDE_DEFAULT;
+    const int64_t stride =
+        p->mm.faster_token_stride > 0 ? p->mm.faster_token_stride : FASTER_STRIDE_DEFAULT;
     for (int64_t i = 0; i < plan->n_views; i++) {
         if (!p->mm.add_faster_video || i % stride == 0)
             put_frame_grid(w, i * slow, plan->pool_side);
@@ -171,8 +171,7 @@ static void put_video(const llava_image_processor *p, const vision_plan *plan, r
     }
 }
 
-static llava_status make_rows(const llava_image_processor *p, vision_plan *plan,
-                              llava_error *err) {
+static llava_status make_rows(const llava_image_processor *p, vision_plan *plan, llava_error *err) {
     if (vision_plan_feature_rows(p, plan) > PLAN_ROWS_MAX)
         return llava_fail(err, LLAVA_OUT_OF_MEMORY,
                           "%lld views give %lld feature rows, at most %lld are taken",
@@ -247,8 +246,7 @@ static llava_status plan_scaling(const llava_image_processor *p, vision_plan *pl
 }
 
 /** The map that spatial merging makes of base and tiles. */
-static llava_status plan_map(const llava_image_processor *p, vision_plan *plan,
-                             llava_error *err) {
+static llava_status plan_map(const llava_image_processor *p, vision_plan *plan, llava_error *err) {
     if (!p->mm.merge_spatial || plan->n_views == 1) return LLAVA_OK;
     if (plan->grid_w == 0)
         return llava_fail(err, LLAVA_UNSUPPORTED,
@@ -292,8 +290,8 @@ static int64_t pooled_side(pool_mode mode, int64_t side, int64_t stride) {
     return mode == POOL_BILINEAR ? ceil_div(side, stride) : side / stride;
 }
 
-static llava_status plan_video(const llava_image_processor *p, int64_t n_frames,
-                               vision_plan *plan, llava_error *err) {
+static llava_status plan_video(const llava_image_processor *p, int64_t n_frames, vision_plan *plan,
+                               llava_error *err) {
     const mm_config *mm = &p->mm;
     const int64_t stride = mm->pool_stride > 0 ? mm->pool_stride : 2;
     const bool grid = mm->merge_spatial && mm->newline == NEWLINE_GRID;
@@ -321,16 +319,17 @@ static llava_status plan_video(const llava_image_processor *p, int64_t n_frames,
     plan->pool_side = pooled_side(mm->pool, plan->side, stride);
     if (faster) plan->fast_side = pooled_side(mm->pool, plan->side, 2 * stride);
     if (plan->pool_side < 1 || (faster && plan->fast_side < 1))
-        return llava_fail(err, LLAVA_UNSUPPORTED,
-                          "video: mm_spatial_pool_stride %lld leaves nothing of %lld x %lld patches",
-                          (long long)stride, (long long)plan->side, (long long)plan->side);
+        return llava_fail(
+            err, LLAVA_UNSUPPORTED,
+            "video: mm_spatial_pool_stride %lld leaves nothing of %lld x %lld patches",
+            (long long)stride, (long long)plan->side, (long long)plan->side);
     return LLAVA_OK;
 }
 
 /* ---------------------------------------------------------------- entry */
 
-static llava_status plan_picture(const llava_image_processor *p, size_t n_images,
-                                 vision_plan *plan, llava_error *err) {
+static llava_status plan_picture(const llava_image_processor *p, size_t n_images, vision_plan *plan,
+                                 llava_error *err) {
     plan->kind = VISION_IMAGE;
     plan->aspect = p->mm.aspect;
     if (plan->aspect == ASPECT_ANYRES && n_images > 1) plan->aspect = ASPECT_PAD;
@@ -350,10 +349,10 @@ llava_status vision_plan_make(const llava_image_processor *p, int64_t width, int
                           "picture of %lld x %lld pixels, expected at least 1 x 1 and at most %lld "
                           "pixels",
                           (long long)width, (long long)height, (long long)IMAGE_MAX_PIXELS);
-    plan->side = p->mm.projector == PROJECTOR_POOLER ? p->patches_per_side / 2
-                                                     : p->patches_per_side;
-    llava_status status = n_frames > 0 ? plan_video(p, n_frames, plan, err)
-                                       : plan_picture(p, n_images, plan, err);
+    plan->side =
+        p->mm.projector == PROJECTOR_POOLER ? p->patches_per_side / 2 : p->patches_per_side;
+    llava_status status =
+        n_frames > 0 ? plan_video(p, n_frames, plan, err) : plan_picture(p, n_images, plan, err);
     if (status == LLAVA_OK) status = make_rows(p, plan, err);
     if (status != LLAVA_OK) vision_plan_free(plan);
     return status;
