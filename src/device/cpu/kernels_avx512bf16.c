@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Products of bfloat16 with vdpbf16ps, on top of the AVX-512 level. The instruction adds the
+ * product of the odd elements to the sum, then that of the even ones, each rounded to nearest
+ * even as by a fused multiply-add; subnormal inputs and results count as zero.
+ */
+#include <immintrin.h>
+
+#include "device/cpu/kernels.h"
+
+#define LANES      16 /* pairs */
+#define TILE_ROWS  6
+#define TILE_WIDTH 4 /* vectors */
+
+#define V static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+V __m512 dot_pairs(__m512 sum, __m512i a, __m512i b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+V __m512i load_pair(const uint16_t *p) {
+    int pair;
+    memcpy(&pair, p, sizeof pair);
+    return _mm512_set1_epi32(pair);
+}
+
+/* ---------------------------------------------------------------- PANEL */
+
+/** mr x nv vectors of c; both are constants where this is inlined. */
+V void tile_bf16(const gemm_bf16_args *args, int64_t row, int64_t column, const int mr,
+                 const int nv) {
+    __m512 sum[TILE_ROWS][TILE_WIDTH];
+    float *c = args->c + row * args->ldc + column;
+    const uint16_t *b = args->b + 2 * column;
+    const uint16_t *a0 = args->a + row * args->lda, *a1 = a0 + mr / 2 * args->lda;
+    const int64_t lda = args->lda, ldb = args->ldb, ldc = args->ldc;
+    UNROLL for (int i = 0; i < mr; i++) {
+        UNROLL for (int j = 0; j < nv; j++) {
+            const float *at = c + i * ldc + j * LANES;
+            sum[i][j] = args->accumulate ? _mm512_loadu_ps(at) : _mm512_setzero_ps();
+        }
+    }
+    for (int64_t k = 0; k < args->k; k += 2) {
+        __m512i w[TILE_WIDTH];
+        UNROLL for (int j = 0; j < nv; j++) w[j] = _mm512_load_si512(b + j * 2 * LANES);
+        UNROLL for (int i = 0; i < mr; i++) {
+            /* two base pointers and one stride: addresses stay in registers */
+            const __m512i x = load_pair(i < mr / 2 ? a0 + i * lda : a1 + (i - mr / 2) * lda);
+            UNROLL for (int j = 0; j < nv; j++) sum[i][j] = dot_pairs(sum[i][j], x, w[j]);
+        }
+        a0 += 2;
+        a1 += 2;
+        b += ldb;
+        __asm__ volatile("" : "+r"(a0), "+r"(a1), "+r"(b));
+    }
+    UNROLL for (int i = 0; i < mr; i++) {
+        UNROLL for (int j = 0; j < nv; j++) _mm512_storeu_ps(c + i * ldc + j * LANES, sum[i][j]);
+    }
+}
+
+#define TILE_CASE(mr)                                                                              \
+    case mr: tile_bf16(args, row, column, mr, nv); break;
+
+V void tile_column(const gemm_bf16_args *args, int64_t column, const int nv) {
+    int64_t row = 0;
+    for (; row + TILE_ROWS <= args->m; row += TILE_ROWS)
+        tile_bf16(args, row, column, TILE_ROWS, nv);
+    switch (args->m - row) {
+        TILE_CASE(5)
+        TILE_CASE(4)
+        TILE_CASE(3)
+        TILE_CASE(2)
+        TILE_CASE(1)
+    default: break;
+    }
+}
+
+static void bf16_gemm_bf16(const gemm_bf16_args *args) {
+    switch (ceil_div(args->n, LANES)) {
+    case 4: tile_column(args, 0, 4); break;
+    case 3: tile_column(args, 0, 3); break;
+    case 2: tile_column(args, 0, 2); break;
+    case 1: tile_column(args, 0, 1); break;
+    default: break;
+    }
+}
+
+/* ---------------------------------------------------------------- DOT */
+
+#define PREFETCH_AHEAD 4096 /* bytes */
+#define ROWS_MAX       4    /* activation rows taken together */
+
+V __mmask32 first_halves(int64_t n) { return n >= 32 ? 0xffffffffu : (1u << n) - 1; }
+
+/** Weight rows w[0 .. nw) times x rows [0 .. nx). Vectors of k alternate between two sums. */
+V void tile_dot(const uint8_t *const w[2], const uint16_t *x, const dot_args *args,
+                float *const dst[2], const int nw, const int nx) {
+    const int64_t k = args->k, stride = args->x_stride;
+    __m512 even[2][ROWS_MAX], odd[2][ROWS_MAX];
+    UNROLL for (int r = 0; r < nw; r++) {
+        UNROLL for (int i = 0; i < nx; i++) even[r][i] = odd[r][i] = _mm512_setzero_ps();
+    }
+    int64_t p = 0;
+    for (; p + 64 <= k; p += 64) {
+        __m512i w0[2], w1[2];
+        UNROLL for (int r = 0; r < nw; r++) {
+            __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD);
+            __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD + 64);
+            w0[r] = _mm512_loadu_si512(w[r] + 2 * p);
+            w1[r] = _mm512_loadu_si512(w[r] + 2 * p + 64);
+        }
+        UNROLL for (int i = 0; i < nx; i++) {
+            const __m512i x0 = _mm512_loadu_si512(x + i * stride + p);
+            const __m512i x1 = _mm512_loadu_si512(x + i * stride + p + 32);
+            UNROLL for (int r = 0; r < nw; r++) {
+                even[r][i] = dot_pairs(even[r][i], w0[r], x0);
+                odd[r][i] = dot_pairs(odd[r][i], w1[r], x1);
+            }
+        }
+    }
+    for (bool first = true; p < k; p += 32, first = false) {
+        const __mmask32 mask = first_halves(k - p);
+        UNROLL for (int r = 0; r < nw; r++) {
+            const __m512i v = _mm512_maskz_loadu_epi16(mask, w[r] + 2 * p);
+            UNROLL for (int i = 0; i < nx; i++) {
+                const __m512i xv = _mm512_maskz_loadu_epi16(mask, x + i * stride + p);
+                if (first)
+                    even[r][i] = dot_pairs(even[r][i], v, xv);
+                else
+                    odd[r][i] = dot_pairs(odd[r][i], v, xv);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < nw; r++) {
+        UNROLL for (int i = 0; i < nx; i++) {
+            const __m512 sum = _mm512_add_ps(even[r][i], odd[r][i]);
+            dst[r][i * args->dst_stride] = _mm512_reduce_add_ps(sum);
+        }
+    }
+}
+
+V void dot_rows(const uint8_t *const w[2], const dot_args *args, float *const dst[2],
+                const int nw) {
+    for (int64_t i = 0; i < args->n_x;) {
+        const int64_t left = args->n_x - i;
+        const uint16_t *x = (const uint16_t *)args->x + i * args->x_stride;
+        float *const to[2] = {dst[0] + i * args->dst_stride,
+                              nw > 1 ? dst[1] + i * args->dst_stride : NULL};
+        if (left >= 4) {
+            tile_dot(w, x, args, to, nw, 4);
+            i += 4;
+        } else if (left >= 2) {
+            tile_dot(w, x, args, to, nw, 2);
+            i += 2;
+        } else {
+            tile_dot(w, x, args, to, nw, 1);
+            i += 1;
+        }
+    }
+}
+
+static void bf16_dot_bf16_bf16(const dot_args *args) {
+    const int64_t half = args->n_w / 2, row = args->k * 2;
+    const uint8_t *w0 = args->w, *w1 = w0 + half * row; /* two long streams */
+    for (int64_t r = 0; r < half; r++, w0 += row, w1 += row) {
+        const uint8_t *const w[2] = {w0, w1};
+        float *const dst[2] = {args->dst + r, args->dst + half + r};
+        dot_rows(w, args, dst, 2);
+    }
+    if (args->n_w % 2) {
+        const uint8_t *const w[2] = {w1, NULL};
+        float *const dst[2] = {args->dst + 2 * half, NULL};
+        dot_rows(w, args, dst, 1);
+    }
+}
+
+void kernels_fill_avx512bf16(kernels *table) {
+    table->native_bf16 = true;
+    table->gemm_bf16 = bf16_gemm_bf16;
+    table->dot_bf16_bf16 = bf16_dot_bf16_bf16;
+}
