@@ -47,7 +47,9 @@ llava_status context_new(const llava_loaded *loaded, const llava_context_options
     const int64_t pool_tokens = tokens_or_default(options, loaded->context_len);
     context->tokenizer = loaded->tokenizer;
     context->processor = loaded->image_processor;
-    context->max_tokens = i64_min(loaded->context_len, pool_tokens);
+    /* dynamic rope has no fixed end: a caller who asks for more gets it */
+    const bool open_ended = loaded->model->config->lm.rope == ROPE_DYNAMIC;
+    context->max_tokens = open_ended ? pool_tokens : i64_min(loaded->context_len, pool_tokens);
     context->longest_token = engine_longest_token(loaded->tokenizer, loaded->model->n_vocab);
     llava_status status =
         open_device(context, loaded->model, options ? options->n_threads : 0, err);
