@@ -25,6 +25,7 @@ llava_status answer_new(const llava_tokenizer *tokenizer, const answer_settings 
         goto failed;
     }
     status = text_stream_new(tokenizer, !settings->keep_special_tokens, &a.stream, err);
+    if (status == LLAVA_OK) status = text_stream_reserve(a.stream, 4 * most, err);
     if (status != LLAVA_OK) goto failed;
     *out = a;
     return LLAVA_OK;

@@ -67,6 +67,9 @@ typedef struct text_stream text_stream;
 llava_status text_stream_new(const llava_tokenizer *tokenizer, bool skip_special_tokens,
                              text_stream **out, llava_error *err);
 void text_stream_free(text_stream **stream);
+/** Makes room for pending text of n_bytes, so that pushing a token of that length allocates
+ *  nothing. */
+llava_status text_stream_reserve(text_stream *stream, size_t n_bytes, llava_error *err);
 /** Appends what becomes final with this id to out. */
 llava_status text_stream_push(text_stream *stream, int32_t id, bytes *out, llava_error *err);
 /** Appends the rest. */

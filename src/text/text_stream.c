@@ -79,6 +79,17 @@ llava_status text_stream_new(const llava_tokenizer *tokenizer, bool skip_special
     return status;
 }
 
+llava_status text_stream_reserve(text_stream *stream, size_t n_bytes, llava_error *err) {
+    bool ok = bytes_reserve(&stream->text, n_bytes) && bytes_reserve(&stream->slow.text, n_bytes) &&
+              bytes_reserve(&stream->slow.waiting, n_bytes) &&
+              bytes_reserve(&stream->slow.undecoded, n_bytes);
+    const size_t n_steps = stream->run.decoder ? stream->run.decoder->n_steps : 0;
+    for (size_t i = 0; ok && i < n_steps; i++)
+        ok = bytes_reserve(&stream->run.stages[i].held, n_bytes) &&
+             bytes_reserve(&stream->run.stages[i].work, n_bytes);
+    return ok ? LLAVA_OK : no_memory(err);
+}
+
 void text_stream_free(text_stream **stream) {
     if (!stream || !*stream) return;
     stream_release(*stream);
