@@ -107,8 +107,8 @@ void trace_mark(trace *t, const char *name);
 /** A float32 tensor copied to aligned memory of the trace, marked as seen; NULL when absent. */
 llava_status trace_tensor(trace *t, const char *name, tensor *value, llava_error *err);
 bool trace_has_tensor(const trace *t, const char *name);
-/** Lists everything not marked. */
-llava_status trace_list_unseen(const trace *t, verify_report *report);
+/** Lists everything not marked; ended_early: because the run did not get that far. */
+llava_status trace_list_unseen(const trace *t, bool ended_early, verify_report *report);
 
 /* ---------------------------------------------------------------- one run */
 
@@ -138,6 +138,7 @@ typedef struct verify_run {
     ids prompt;        /* -200 for pictures */
     float *embeddings; /* [n_rows, hidden_size] */
     int64_t n_rows;
+    bool ended_early;      /* a stage could not go on */
     bool cut_off;          /* the prompt was longer than tokenizer_model_max_length */
     const int32_t *greedy; /* the reference's new ids */
     size_t n_greedy;

@@ -72,6 +72,7 @@ static llava_status choose_dtype(verify_run *run, llava_error *err) {
 /* ---------------------------------------------------------------- the stages */
 
 static llava_status skip_or_fail(verify_run *run, const char *stage, const llava_error *err) {
+    run->ended_early = true;
     if (err->code != LLAVA_UNSUPPORTED) return report_failed_call(run->report, stage, err);
     run->report->skipped = true;
     run->report->reason = arena_strdup(run->report->memory, err->message);
@@ -135,7 +136,7 @@ llava_status verify_case(const char *path, const verify_options *options, verify
         status = llava_fail(err, LLAVA_MALFORMED, "%s holds neither a call nor a tower", path);
     if (status == LLAVA_OUT_OF_MEMORY) llava_fail_memory(err, 0, path);
     if (status != LLAVA_OK) goto done;
-    LLAVA_TRY_DONE(trace_list_unseen(&run->trace, run->report));
+    LLAVA_TRY_DONE(trace_list_unseen(&run->trace, run->ended_early, run->report));
     report_close(run->report);
     *out = run->report;
     run->report = NULL;

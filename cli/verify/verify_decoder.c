@@ -100,6 +100,29 @@ static llava_status compare_hidden(verify_run *run, const decoding *d) {
     return verify_tensor(run, "hidden.normed", d->hidden[run->info.n_layers + 1], 2, shape, false);
 }
 
+/** The aim in half precision: no further from the float32 run than the reference's own half
+ *  precision run is. full and half are the reference's last rows in the two types. */
+static llava_status compare_with_reference_half(verify_run *run, const char *stem,
+                                                const float *own_end) {
+    tensor full, half;
+    llava_error err = {0};
+    const char *name = half_name(run, stem);
+    if (trace_tensor(&run->trace, stem, &full, &err) != LLAVA_OK ||
+        trace_tensor(&run->trace, name, &half, &err) != LLAVA_OK)
+        return report_failed_call(run->report, name, &err);
+    const int64_t n_vocab = run->info.vocab_size;
+    if (!full.data || !half.data || full.n_dims != 2 || half.n_dims != 2 ||
+        full.shape[1] != n_vocab || half.shape[1] != n_vocab)
+        return LLAVA_OK;
+    const int64_t n = i64_min(full.shape[0], half.shape[0]);
+    const float *truth = (const float *)full.data + (full.shape[0] - n) * n_vocab;
+    const float *theirs = (const float *)half.data + (half.shape[0] - n) * n_vocab;
+    const double own = compare_rows(own_end - n * n_vocab, truth, n, n_vocab, true).kl_mean;
+    const double reference = compare_rows(theirs, truth, n, n_vocab, true).kl_mean;
+    return report_stage(run->report, arena_printf(run->memory, "%s.divergence", name), "KL ratio",
+                        own / reference, 1, NULL);
+}
+
 static llava_status compare_logits(verify_run *run, const decoding *d) {
     const int64_t n_vocab = run->info.vocab_size;
     const json_t *from = json_get(run->trace.root, "logits_from");
@@ -112,8 +135,9 @@ static llava_status compare_logits(verify_run *run, const decoding *d) {
     const checkpoint_tensor *half = checkpoint_find(run->trace.tensors, half_name(run, "logits"));
     if (!half || half->t.n_dims != 2) return LLAVA_OK;
     const int64_t last[2] = {i64_min(half->t.shape[0], d->n_logits), n_vocab};
-    return verify_tensor(run, half->name, d->logits + (d->n_logits - last[0]) * n_vocab, 2, last,
-                         true);
+    const float *end = d->logits + d->n_logits * n_vocab;
+    LLAVA_TRY(verify_tensor(run, half->name, end - last[0] * n_vocab, 2, last, true));
+    return compare_with_reference_half(run, "logits", end);
 }
 
 /* ---------------------------------------------------------------- greedy search */
@@ -278,7 +302,9 @@ static llava_status compare_steps(verify_run *run, const decoding *d) {
     const int64_t shape[2] = {(int64_t)run->n_greedy, run->info.vocab_size};
     LLAVA_TRY(verify_tensor(run, "step_logits", d->steps, 2, shape, true));
     if (run->dtype == LLAVA_DTYPE_F32) return LLAVA_OK;
-    return verify_tensor(run, half_name(run, "step_logits"), d->steps, 2, shape, true);
+    if (!trace_has_tensor(&run->trace, half_name(run, "step_logits"))) return LLAVA_OK;
+    LLAVA_TRY(verify_tensor(run, half_name(run, "step_logits"), d->steps, 2, shape, true));
+    return compare_with_reference_half(run, "step_logits", d->steps + shape[0] * shape[1]);
 }
 
 static llava_status compare_greedy(verify_run *run, const decoding *d, llava_error *err) {

@@ -104,7 +104,7 @@ static bool is_half(const char *name) {
     return dot && (strcmp(dot, ".float16") == 0 || strcmp(dot, ".bfloat16") == 0);
 }
 
-static const char *known_reason(const char *name) {
+static const char *known_reason(const char *name, bool ended_early) {
     static const struct {
         const char *name, *reason;
     } known[] = {
@@ -119,7 +119,7 @@ static const char *known_reason(const char *name) {
     for (size_t i = 0; i < LLAVA_COUNT(known); i++)
         if (strcmp(known[i].name, name) == 0) return known[i].reason;
     if (is_half(name)) return "recorded in another type than this run's";
-    return "nothing here computes it";
+    return ended_early ? "the run did not get that far" : "nothing here computes it";
 }
 
 static bool is_seen(const trace *t, const char *name) {
@@ -128,7 +128,7 @@ static bool is_seen(const trace *t, const char *name) {
 
 /** Depth is that of the format: top level, "returned", and the objects inside that. */
 static llava_status list_fields(const trace *t, const json_t *object, const char *prefix, int depth,
-                                verify_report *report) {
+                                bool ended_early, verify_report *report) {
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)object, key, value) {
@@ -139,19 +139,20 @@ static llava_status list_fields(const trace *t, const json_t *object, const char
             strcmp(path, "loaded_from") != 0) {
             const char *inner = arena_printf(t->memory, "%s.", path);
             if (!inner) return LLAVA_OUT_OF_MEMORY;
-            LLAVA_TRY(list_fields(t, value, inner, depth - 1, report));
+            LLAVA_TRY(list_fields(t, value, inner, depth - 1, ended_early, report));
         } else if (!json_is_object(value) || json_object_size(value) > 0) {
-            LLAVA_TRY(report_not_compared(report, path, known_reason(path)));
+            LLAVA_TRY(report_not_compared(report, path, known_reason(path, ended_early)));
         }
     }
     return LLAVA_OK;
 }
 
-llava_status trace_list_unseen(const trace *t, verify_report *report) {
-    LLAVA_TRY(list_fields(t, t->root, "", 2, report));
+llava_status trace_list_unseen(const trace *t, bool ended_early, verify_report *report) {
+    LLAVA_TRY(list_fields(t, t->root, "", 2, ended_early, report));
     for (size_t i = 0; i < checkpoint_count(t->tensors); i++) {
         const char *name = checkpoint_at(t->tensors, i)->name;
-        if (!is_seen(t, name)) LLAVA_TRY(report_not_compared(report, name, known_reason(name)));
+        if (!is_seen(t, name))
+            LLAVA_TRY(report_not_compared(report, name, known_reason(name, ended_early)));
     }
     return LLAVA_OK;
 }
