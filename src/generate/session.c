@@ -109,6 +109,7 @@ static llava_status check_idle(const llava_session *session, llava_error *err) {
 static llava_status feed(llava_session *session, const llava_part *parts, size_t n_parts,
                          const conversation_template *conversation, llava_error *err) {
     LLAVA_TRY(check_idle(session, err));
+    atomic_store(&session->cancelled, false); /* a cancellation counts from here on */
     const prompt_source source = source_of(session);
     prompt p;
     LLAVA_TRY(prompt_build(&source, parts, n_parts, &p, err));
@@ -238,7 +239,6 @@ llava_status session_start(llava_session *session, const llava_generate_options 
     session->random = (rng){.seed = session->settings.seed};
     session->last_used = ++context->clock;
     session->state = SESSION_PROMPT;
-    atomic_store(&session->cancelled, false);
     session_update_result(session);
     return LLAVA_OK;
 }
