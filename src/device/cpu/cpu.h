@@ -27,6 +27,9 @@ bool cpu_scratch_rows(cpu_scratch *scratch, size_t n_bytes);
 /** The calling thread's part, inside parallel_for. */
 float *cpu_scratch_thread(const device *d, const cpu_scratch *scratch);
 
+/** Threads worth using for n_operations (multiply-adds, or elements touched). */
+int cpu_threads_for(const device *d, double n_operations);
+
 const kernels *cpu_kernels(const device *d);
 /** The table of a level; false when unknown or not available. */
 bool kernels_for_level(const char *level, kernels *table);

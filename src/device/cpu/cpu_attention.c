@@ -249,8 +249,9 @@ void cpu_attention(device *d, const attention_args *args) {
     job.n_row_tasks = ceil_div(args->n_rows, rows);
     job.rows_per_task = ceil_div(args->n_rows, job.n_row_tasks);
     job.scratch = cpu_scratch_take(d);
-    parallel_for(d->n_threads, job.n_row_tasks * args->n_kv_heads * job.n_splits, attention_task,
-                 &job);
+    const double work = (double)args->n_rows * (double)args->n_heads * (double)args->head_dim;
+    parallel_for(cpu_threads_for(d, 2 * work * (double)args->n_keys),
+                 job.n_row_tasks * args->n_kv_heads * job.n_splits, attention_task, &job);
     cpu_scratch_give(d, job.scratch);
 }
 

@@ -181,6 +181,13 @@ llava_status device_reserve(device *d, int64_t max_columns, int64_t max_rows, ll
     return status;
 }
 
+/** About ten microseconds of one thread; a second one costs that much to call. */
+#define WORTH_THREADS 250e3
+
+int cpu_threads_for(const device *d, double n_operations) {
+    return n_operations < WORTH_THREADS ? 1 : d->n_threads;
+}
+
 /* ---------------------------------------------------------------- memory */
 
 static void *cpu_alloc(device *d, size_t n_bytes) {

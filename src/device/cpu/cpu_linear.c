@@ -31,6 +31,7 @@ typedef struct linear_job {
     const void *x; /* args->x, or rows rounded in scratch */
     int64_t x_stride;
     int64_t first_row, n_rows; /* of args */
+    int n_threads;
     int64_t rows_per_task, n_column_tasks, columns_per_task;
 } linear_job;
 
@@ -147,7 +148,7 @@ static void run_panels(linear_job *job) {
     const int64_t n_blocks = ceil_div(job->n_rows, PANEL_ROWS);
     job->rows_per_task = ceil_div(job->n_rows, n_blocks);
     job->n_column_tasks = ceil_div(job->args->w->n_rows, job->k->tile_columns);
-    parallel_for(job->d->n_threads, n_blocks * job->n_column_tasks, panel_task, job);
+    parallel_for(job->n_threads, n_blocks * job->n_column_tasks, panel_task, job);
 }
 
 /* ---------------------------------------------------------------- DOT */
@@ -184,7 +185,7 @@ static void run_dots(linear_job *job) {
     const int64_t n_out = job->args->w->n_rows;
     const int64_t fair = ceil_div(n_out, 4 * (int64_t)job->d->n_threads);
     job->columns_per_task = i64_min(round_up(fair, 16), DOT_CHUNK);
-    parallel_for(job->d->n_threads, ceil_div(n_out, job->columns_per_task), dot_task, job);
+    parallel_for(job->n_threads, ceil_div(n_out, job->columns_per_task), dot_task, job);
 }
 
 /* ---------------------------------------------------------------- both */
@@ -250,7 +251,7 @@ void cpu_linear(device *d, const linear_args *args) {
     for (; job.first_row < args->n_rows; job.first_row += rows) {
         job.n_rows = i64_min(rows, args->n_rows - job.first_row);
         job.x = rounds ? job.scratch->rows : (const void *)(args->x + job.first_row * job.x_stride);
-        if (rounds) parallel_for(d->n_threads, ceil_div(job.n_rows, ROUND_TASK), round_task, &job);
+        if (rounds) parallel_for(job.n_threads, ceil_div(job.n_rows, ROUND_TASK), round_task, &job);
         if (args->form == LINEAR_DOT)
             run_dots(&job);
         else

@@ -136,7 +136,9 @@ static void map_task(void *user, int64_t index) {
 void cpu_map(device *d, const map_args *args) {
     if (args->n_maps <= 0 || args->dim <= 0) return;
     map_job job = {args};
-    parallel_for(d->n_threads, args->n_maps * args->out_h, map_task, &job);
+    parallel_for(cpu_threads_for(d, 16.0 * (double)(args->n_maps * args->out_h * args->out_w) *
+                                        (double)args->dim),
+                 args->n_maps * args->out_h, map_task, &job);
 }
 
 /* ---------------------------------------------------------------- patches */
@@ -164,5 +166,6 @@ static void patch_task(void *user, int64_t index) {
 void cpu_patchify(device *d, float *dst, const float *pixels, int64_t n, int64_t size,
                   int64_t patch) {
     patch_job job = {dst, pixels, size, patch, size / patch};
-    parallel_for(d->n_threads, n * job.side, patch_task, &job);
+    parallel_for(cpu_threads_for(d, 16.0 * (double)(n * size) * (double)size), n * job.side,
+                 patch_task, &job);
 }

@@ -7,17 +7,16 @@
 
 #include "device/cpu/cpu.h"
 
-#define CHUNK       1024               /* floats handled on the stack */
-#define ROWS_TASK   32                 /* rows of a norm taken together */
-#define FLAT_TASK   ((int64_t)8 << 10) /* elements of a task over a flat array */
-#define ROPE_TASK   16                 /* rows */
-#define GATHER_TASK 16                 /* rows */
+#define ELEMENT_COST 16.0               /* an element takes as long as so many multiply-adds */
+#define CHUNK        1024               /* floats handled on the stack */
+#define ROWS_TASK    32                 /* rows of a norm taken together */
+#define FLAT_TASK    ((int64_t)8 << 10) /* elements of a task over a flat array */
+#define ROPE_TASK    16                 /* rows */
+#define GATHER_TASK  16                 /* rows */
 
-/** Below this many elements a second thread costs more than it brings. */
-#define WORTH_THREADS ((int64_t)16 << 10)
-
-static int threads_for(const device *d, int64_t n_elements) {
-    return n_elements < WORTH_THREADS ? 1 : d->n_threads;
+/** A loop over tasks that touch n_elements in all. */
+static void run_over(device *d, double n_elements, int64_t n_tasks, parallel_fn fn, void *job) {
+    parallel_for(cpu_threads_for(d, ELEMENT_COST * n_elements), n_tasks, fn, job);
 }
 
 void cpu_widen(const kernels *k, float *dst, const weight *w, int64_t first, int64_t n) {
@@ -64,7 +63,7 @@ typedef struct flat_job {
 static void run_flat(device *d, flat_job *job, parallel_fn fn) {
     if (job->count <= 0) return;
     job->k = cpu_kernels(d);
-    parallel_for(threads_for(d, job->count), ceil_div(job->count, FLAT_TASK), fn, job);
+    run_over(d, (double)job->count, ceil_div(job->count, FLAT_TASK), fn, job);
 }
 
 static int64_t flat_size(const flat_job *job, int64_t index) {
@@ -184,8 +183,7 @@ static void norm_task(void *user, int64_t index) {
 static void run_norm(device *d, norm_job *job) {
     if (job->n <= 0) return;
     job->k = cpu_kernels(d);
-    parallel_for(threads_for(d, job->n * job->w->n_cols), ceil_div(job->n, ROWS_TASK), norm_task,
-                 job);
+    run_over(d, (double)(job->n * job->w->n_cols), ceil_div(job->n, ROWS_TASK), norm_task, job);
 }
 
 void cpu_rmsnorm(device *d, float *dst, const float *x, int64_t n, const weight *w, float eps,
@@ -224,7 +222,7 @@ void cpu_rope(device *d, float *x, int64_t x_stride, int64_t n, int64_t n_heads,
               const float *cos, const float *sin) {
     if (n <= 0) return;
     rope_job job = {cpu_kernels(d), x, cos, sin, x_stride, n, n_heads, head_dim};
-    parallel_for(threads_for(d, n * n_heads * head_dim), ceil_div(n, ROPE_TASK), rope_task, &job);
+    run_over(d, (double)(n * n_heads * head_dim), ceil_div(n, ROPE_TASK), rope_task, &job);
 }
 
 /* ---------------------------------------------------------------- rows by index */
@@ -255,8 +253,7 @@ static void gather_task(void *user, int64_t index) {
 static void run_gather(device *d, gather_job *job) {
     if (job->n <= 0 || job->dim <= 0) return;
     job->k = cpu_kernels(d);
-    parallel_for(threads_for(d, job->n * job->dim), ceil_div(job->n, GATHER_TASK), gather_task,
-                 job);
+    run_over(d, (double)(job->n * job->dim), ceil_div(job->n, GATHER_TASK), gather_task, job);
 }
 
 void cpu_gather(device *d, float *dst, const float *src, const int32_t *rows, int64_t n,

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The device's operations on the shapes of LLaVA's models, each as a fraction of the machine's
+ * own limit, sampled right before and after each timing. Medians over rounds.
+ *
+ *     bench_kernels [--threads N | --cpu-time] [--level NAME] [--rounds N] [--json] [PART OF A
+ * NAME]
+ *
+ * --cpu-time: one thread, processor time instead of the clock, for a machine with other work.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "device/device.h"
+#include "limits.h"
+
+#define MAX_ROUNDS 101
+
+typedef struct options {
+    int n_threads, rounds;
+    const char *level, *filter;
+    bool json, first;
+} options;
+
+static options opt = {.n_threads = 2, .rounds = 7};
+static device *dev;
+static float *input, *output, *extra; /* scratch rows */
+#define SCRATCH_FLOATS ((int64_t)24 << 20)
+
+typedef struct subject {
+    char name[96];
+    limit_kind limit;
+    double work; /* operations or bytes a run */
+    void (*run)(const struct subject *s);
+    int64_t m, k, n;
+    llava_dtype dtype;
+    linear_form form;
+    int64_t heads, kv_heads, head_dim, keys;
+    bool causal;
+    activation act;
+} subject;
+
+static int compare(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int n) {
+    qsort(values, (size_t)n, sizeof *values, compare);
+    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
+static void report(const subject *s, double ms, double rate, double fraction) {
+    if (opt.json) {
+        printf("%s{\"name\": \"%s\", \"ms\": %.4f, \"rate\": %.4e, \"limit\": \"%s\", "
+               "\"fraction\": %.4f}",
+               opt.first ? "[\n" : ",\n", s->name, ms, rate, limit_name(s->limit), fraction);
+        opt.first = false;
+        return;
+    }
+    printf("%-56s %9.3f ms %8.1f G/s %6.1f%% of %s\n", s->name, ms, rate * 1e-9, 100 * fraction,
+           limit_name(s->limit));
+    fflush(stdout);
+}
+
+static void measure(const subject *s) {
+    if (opt.filter && !strstr(s->name, opt.filter)) return;
+    double ms[MAX_ROUNDS], rate[MAX_ROUNDS], fraction[MAX_ROUNDS];
+    s->run(s);
+    const double warm = limits_ms();
+    s->run(s);
+    const int repeats = 1 + (int)(30 / fmax(limits_ms() - warm, 1e-3));
+    for (int r = 0; r < opt.rounds; r++) {
+        const double before = limit_sample(s->limit, opt.n_threads), start = limits_ms();
+        for (int i = 0; i < repeats; i++) s->run(s);
+        ms[r] = (limits_ms() - start) / repeats;
+        const double after = limit_sample(s->limit, opt.n_threads);
+        rate[r] = s->work / (ms[r] * 1e-3);
+        fraction[r] = rate[r] / (0.5 * (before + after));
+    }
+    report(s, median(ms, opt.rounds), median(rate, opt.rounds), median(fraction, opt.rounds));
+}
+
+/* ---------------------------------------------------------------- products */
+
+static void run_linear(const subject *s) {
+    const size_t n_bytes = (size_t)(s->n * s->k) * dtype_size(s->dtype);
+    const weight w = {s->dtype, s->n, s->k, limits_cold(n_bytes)};
+    const linear_args args = {.x = input,
+                              .n_rows = s->m,
+                              .w = &w,
+                              .dst = output,
+                              .form = s->form,
+                              .act = s->act,
+                              .bf16_inputs = s->dtype == LLAVA_DTYPE_BF16};
+    dev->ops->linear(dev, &args);
+}
+
+static void bench_linear(const char *model, int64_t m, int64_t k, int64_t n, llava_dtype dtype,
+                         linear_form form) {
+    subject s = {.run = run_linear, .m = m, .k = k, .n = n, .dtype = dtype, .form = form};
+    const double weights = (double)(n * k);
+    if (form == LINEAR_DOT) {
+        s.limit = LIMIT_READ;
+        s.work = weights * (double)dtype_size(dtype);
+    } else {
+        s.limit = dtype == LLAVA_DTYPE_BF16 ? LIMIT_BF16 : LIMIT_F32;
+        s.work = 2 * weights * (double)m;
+    }
+    snprintf(s.name, sizeof s.name, "%s %s %s %lld x %lld -> %lld",
+             form == LINEAR_DOT ? "dot" : "panel", dtype_name(dtype), model, (long long)m,
+             (long long)k, (long long)n);
+    measure(&s);
+}
+
+static const struct {
+    const char *model;
+    int64_t m, k, n;
+} panels[] =
+    {
+        {"siglip", 729, 1152, 1152},    {"siglip", 729, 1152, 4304},
+        {"siglip", 729, 4304, 1152},    {"clip-l", 577, 1024, 1024},
+        {"clip-l", 577, 1024, 4096},    {"clip-l", 577, 4096, 1024},
+        {"qwen2-0.5b", 729, 896, 896},  {"qwen2-0.5b", 729, 896, 128},
+        {"qwen2-0.5b", 729, 896, 4864}, {"qwen2-0.5b", 729, 4864, 896},
+        {"qwen2-7b", 729, 3584, 3584},  {"qwen2-7b", 729, 3584, 18944},
+        {"llama-7b", 729, 4096, 11008}, {"siglip", 3645, 1152, 4304},
+},
+  dots[] = {
+      {"qwen2-0.5b", 1, 896, 896},         {"qwen2-0.5b", 1, 896, 128},
+      {"qwen2-0.5b", 1, 896, 4864},        {"qwen2-0.5b", 1, 4864, 896},
+      {"qwen2-0.5b head", 1, 896, 151936}, {"qwen2-7b", 1, 3584, 18944},
+      {"llama-7b", 1, 4096, 11008},        {"llama-7b", 1, 11008, 4096},
+      {"llama-7b", 4, 4096, 11008},        {"llama-7b", 16, 4096, 11008},
+};
+
+/* ---------------------------------------------------------------- attention */
+
+static void run_attention(const subject *s) {
+    const int64_t row = s->kv_heads * s->head_dim;
+    const size_t n_bytes = (size_t)(s->keys * row) * dtype_size(s->dtype);
+    void *const k[1] = {(void *)(uintptr_t)limits_cold(n_bytes)};
+    void *const v[1] = {(void *)(uintptr_t)limits_cold(n_bytes)};
+    kv_view view = {k, s->keys, row, s->head_dim, s->dtype};
+    attention_args args = {.q = input,
+                           .q_stride = s->heads * s->head_dim,
+                           .dst = output,
+                           .n_rows = s->m,
+                           .n_heads = s->heads,
+                           .n_kv_heads = s->kv_heads,
+                           .head_dim = s->head_dim,
+                           .first_position = s->keys - s->m,
+                           .n_keys = s->keys,
+                           .causal = s->causal,
+                           .scale = 0.02f,
+                           .k = view,
+                           .v = view};
+    args.v.blocks = v;
+    dev->ops->attention(dev, &args);
+}
+
+static void bench_attention(subject s) {
+    s.run = run_attention;
+    const double rows = (double)s.m, keys = (double)s.keys, width = (double)s.head_dim;
+    if (s.m == 1) {
+        s.limit = LIMIT_READ;
+        s.work = 2 * keys * (double)s.kv_heads * width * (double)dtype_size(s.dtype);
+    } else {
+        s.limit = LIMIT_F32;
+        s.work = 4 * rows * (s.causal ? keys - (rows - 1) / 2 : keys) * (double)s.heads * width;
+    }
+    measure(&s);
+}
+
+/* ---------------------------------------------------------------- rows and elements */
+
+static void run_activate(const subject *s) { dev->ops->activate(dev, output, input, s->n, s->act); }
+static void run_gated(const subject *s) {
+    dev->ops->gated(dev, output, input, extra, s->n, s->act);
+}
+static void run_layernorm(const subject *s) {
+    const weight w = {LLAVA_DTYPE_BF16, 1, s->k, limits_cold((size_t)s->k * 2)};
+    dev->ops->layernorm(dev, output, input, s->m, &w, &w, 1e-6f);
+}
+static void run_rmsnorm(const subject *s) {
+    const weight w = {LLAVA_DTYPE_BF16, 1, s->k, limits_cold((size_t)s->k * 2)};
+    dev->ops->rmsnorm(dev, output, input, s->m, &w, 1e-6f, false);
+}
+
+/** Bytes read and written over the read bandwidth; what fits a cache may pass 100 %. */
+static void bench_rows(const char *name, void (*run)(const subject *), int64_t m, int64_t k,
+                       activation act, int arrays) {
+    subject s = {.run = run, .limit = LIMIT_READ, .m = m, .k = k, .n = m * k, .act = act};
+    s.work = (double)(m * k * arrays) * 4;
+    snprintf(s.name, sizeof s.name, "%s %lld x %lld", name, (long long)m, (long long)k);
+    measure(&s);
+}
+
+static void run_all(void) {
+    static const llava_dtype dtypes[] = {LLAVA_DTYPE_BF16, LLAVA_DTYPE_F16, LLAVA_DTYPE_F32};
+    for (size_t t = 0; t < LLAVA_COUNT(dtypes); t++)
+        for (size_t i = 0; i < LLAVA_COUNT(panels); i++)
+            bench_linear(panels[i].model, panels[i].m, panels[i].k, panels[i].n, dtypes[t],
+                         LINEAR_PANEL);
+    for (size_t t = 0; t < LLAVA_COUNT(dtypes); t++)
+        for (size_t i = 0; i < LLAVA_COUNT(dots); i++)
+            bench_linear(dots[i].model, dots[i].m, dots[i].k, dots[i].n, dtypes[t], LINEAR_DOT);
+    const subject attentions[] = {
+        {"attention siglip 729 keys, float32", .m = 729, .heads = 16, .kv_heads = 16,
+         .head_dim = 72, .keys = 729, .dtype = LLAVA_DTYPE_F32},
+        {"attention clip-l 577 keys, float32", .m = 577, .heads = 16, .kv_heads = 16,
+         .head_dim = 64, .keys = 577, .dtype = LLAVA_DTYPE_F32},
+        {"attention qwen2-0.5b prompt 1024, float16", .m = 1024, .heads = 14, .kv_heads = 2,
+         .head_dim = 64, .keys = 1024, .dtype = LLAVA_DTYPE_F16, .causal = true},
+        {"attention qwen2-7b prompt 512 at 8192, bfloat16", .m = 512, .heads = 28, .kv_heads = 4,
+         .head_dim = 128, .keys = 8192, .dtype = LLAVA_DTYPE_BF16, .causal = true},
+        {"attention qwen2-0.5b one row at 4096, float16", .m = 1, .heads = 14, .kv_heads = 2,
+         .head_dim = 64, .keys = 4096, .dtype = LLAVA_DTYPE_F16, .causal = true},
+        {"attention llama-7b one row at 4096, float16", .m = 1, .heads = 32, .kv_heads = 32,
+         .head_dim = 128, .keys = 4096, .dtype = LLAVA_DTYPE_F16, .causal = true},
+    };
+    for (size_t i = 0; i < LLAVA_COUNT(attentions); i++) bench_attention(attentions[i]);
+    bench_rows("gelu_tanh", run_activate, 729, 4304, ACT_GELU_TANH, 2);
+    bench_rows("gelu", run_activate, 729, 4304, ACT_GELU, 2);
+    bench_rows("quick_gelu", run_activate, 577, 4096, ACT_QUICK_GELU, 2);
+    bench_rows("gated silu", run_gated, 729, 4864, ACT_SILU, 3);
+    bench_rows("layernorm", run_layernorm, 729, 1152, ACT_NONE, 2);
+    bench_rows("rmsnorm", run_rmsnorm, 729, 896, ACT_NONE, 2);
+    bench_rows("rmsnorm", run_rmsnorm, 1, 896, ACT_NONE, 2);
+}
+
+static bool parse(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) {
+            opt.json = opt.first = true;
+        } else if (strcmp(argv[i], "--cpu-time") == 0) {
+            limits_use_cpu_time = true;
+            opt.n_threads = 1;
+        } else if (argv[i][0] != '-') {
+            opt.filter = argv[i];
+        } else if (i + 1 < argc && strcmp(argv[i], "--threads") == 0) {
+            opt.n_threads = atoi(argv[++i]);
+        } else if (i + 1 < argc && strcmp(argv[i], "--rounds") == 0) {
+            opt.rounds = atoi(argv[++i]);
+        } else if (i + 1 < argc && strcmp(argv[i], "--level") == 0) {
+            opt.level = argv[++i];
+        } else {
+            return false;
+        }
+    }
+    return opt.n_threads >= 1 && (opt.n_threads == 1 || !limits_use_cpu_time) &&
+           opt.n_threads <= 64 && opt.rounds >= 1 && opt.rounds <= MAX_ROUNDS;
+}
+
+int main(int argc, char **argv) {
+    llava_error err;
+    if (!parse(argc, argv)) {
+        fprintf(stderr,
+                "usage: bench_kernels [--threads N | --cpu-time] [--level NAME] [--rounds N] "
+                "[--json] [PART OF A NAME]\n");
+        return 2;
+    }
+    if (device_open_cpu(opt.n_threads, opt.level, &dev, &err)) {
+        fprintf(stderr, "%s\n", err.message);
+        return 1;
+    }
+    input = dev->ops->alloc(dev, SCRATCH_FLOATS * sizeof(float));
+    output = dev->ops->alloc(dev, SCRATCH_FLOATS * sizeof(float));
+    extra = dev->ops->alloc(dev, SCRATCH_FLOATS * sizeof(float));
+    if (!input || !output || !extra || !limits_start()) {
+        fprintf(stderr, "not enough memory\n");
+        return 1;
+    }
+    for (int64_t i = 0; i < SCRATCH_FLOATS; i++)
+        input[i] = extra[i] = (float)(i * 7919 % 1000 - 500) * 0.002f;
+    if (!opt.json)
+        printf("level %s, %d threads%s\n", dev->level, opt.n_threads,
+               limits_use_cpu_time ? ", processor time" : "");
+    run_all();
+    if (opt.json && !opt.first) printf("\n]\n");
+    limits_end();
+    dev->ops->release(dev, input);
+    dev->ops->release(dev, output);
+    dev->ops->release(dev, extra);
+    device_close(&dev);
+    return 0;
+}
