@@ -6,26 +6,43 @@ static llava_status json_fail(const char *what, const json_error_t *error, llava
                       error->line, error->column, error->text);
 }
 
-/** Python writes NaN, Infinity and -Infinity, which JSON does not have. Outside strings they become
- *  null, padded with spaces so that error positions stay close. False: out of memory. */
-static bool replace_nonfinite(const char *text, size_t size, bytes *out) {
+#define LONG_DIGITS 19 /* from here on an integer may not fit 64 bits */
+
+/** Length of what Python writes and JSON or 64 bits do not have, at text[0]; 0: nothing of that. */
+static size_t python_number(const char *text, size_t size, bool *is_integer) {
     static const char *const words[] = {"-Infinity", "Infinity", "NaN"};
-    bool in_string = false;
+    *is_integer = false;
+    for (size_t w = 0; w < LLAVA_COUNT(words); w++) {
+        const size_t n = strlen(words[w]);
+        if (n <= size && memcmp(text, words[w], n) == 0) return n;
+    }
+    size_t n = text[0] == '-';
+    while (n < size && text[n] >= '0' && text[n] <= '9') n++;
+    *is_integer = n >= LONG_DIGITS && (n == size || !strchr(".eE", text[n]));
+    return *is_integer ? n : 0;
+}
+
+/** Outside strings NaN and infinities become null and very long integers (a tokenizer's
+ *  model_max_length is int(1e30)) become reals. False: out of memory. */
+static bool rewrite_python(const char *text, size_t size, bytes *out) {
+    bool in_string = false, is_integer, in_number = false;
     for (size_t i = 0; i < size; i++) {
         if (in_string && text[i] == '\\' && i + 1 < size) {
             if (!bytes_append(out, text + i++, 1)) return false;
         } else if (text[i] == '"') {
             in_string = !in_string;
         }
-        size_t length = 0;
-        for (size_t w = 0; w < LLAVA_COUNT(words) && !in_string && !length; w++) {
-            const size_t n = strlen(words[w]);
-            if (n <= size - i && memcmp(text + i, words[w], n) == 0) length = n;
+        const size_t length =
+            in_string || in_number ? 0 : python_number(text + i, size - i, &is_integer);
+        in_number = !in_string && strchr("0123456789.eE+-", text[i]) && text[i];
+        if (!length) {
+            if (!bytes_append(out, text + i, 1)) return false;
+            continue;
         }
-        if (length ? !bytes_printf(out, "%-*s", (int)length, "null")
-                   : !bytes_append(out, text + i, 1))
+        if (is_integer ? !bytes_append(out, text + i, length) || !bytes_puts(out, ".0")
+                       : !bytes_printf(out, "%-*s", (int)length, "null"))
             return false;
-        if (length) i += length - 1;
+        i += length - 1;
     }
     return true;
 }
@@ -34,15 +51,12 @@ llava_status json_read_text(const char *text, size_t size, const char *what, jso
                             llava_error *err) {
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
     json_error_t error;
-    *root = NULL;
-    if (!memmem(text, size, "NaN", 3) && !memmem(text, size, "Infinity", 8)) {
-        *root = json_loadb(text, size, flags, &error);
-        return *root ? LLAVA_OK : json_fail(what, &error, err);
-    }
-    bytes finite = {0};
-    const bool ok = replace_nonfinite(text, size, &finite);
-    if (ok) *root = json_loadb(finite.data, finite.size, flags, &error);
-    bytes_free(&finite);
+    *root = json_loadb(text, size, flags, &error);
+    if (*root) return LLAVA_OK;
+    bytes rewritten = {0};
+    const bool ok = rewrite_python(text, size, &rewritten);
+    if (ok) *root = json_loadb(rewritten.data ? rewritten.data : "", rewritten.size, flags, &error);
+    bytes_free(&rewritten);
     if (!ok) return llava_fail_memory(err, size, what);
     return *root ? LLAVA_OK : json_fail(what, &error, err);
 }

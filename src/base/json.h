@@ -12,7 +12,7 @@
 #define JSON_FILE_MAX ((size_t)256 << 20) /* tokenizer.json of 250,000 entries is about 20 MB */
 
 /** Parses a file; duplicates of a key are an error; NaN and Infinity, which Python writes, read as
- *  null. Release with json_decref(). */
+ *  null, integers beyond 64 bits as reals. Release with json_decref(). */
 llava_status json_read_file(const char *path, json_t **root, llava_error *err);
 /** Parses text; `what` names it in errors. */
 llava_status json_read_text(const char *text, size_t size, const char *what, json_t **root,

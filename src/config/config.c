@@ -104,7 +104,9 @@ static llava_status parse_all(llava_config *config, const config_request *reques
     const reader r = {config->root, "config.json", err};
     LLAVA_TRY(config_parse_lm(config, &r));
     if (config->multimodal) LLAVA_TRY(config_parse_mm(config, &r));
-    LLAVA_TRY(config_parse_generation(config, &r, request->directory));
+    LLAVA_TRY(config_parse_generation(config, &r,
+                                      request->generation_directory ? request->generation_directory
+                                                                    : request->directory));
     LLAVA_TRY(read_stored_dtype(config, &r));
     return find_context_len(config, &r);
 }

@@ -246,9 +246,10 @@ typedef struct llava_config {
 
 /** Inputs of config_load(). */
 typedef struct config_request {
-    const char *directory;  /* holds config.json and generation_config.json */
-    const char *model_name; /* as given or derived */
-    bool model_name_given;  /* by the caller: "llava" in it then demands a picture path */
+    const char *directory;            /* holds config.json and generation_config.json */
+    const char *generation_directory; /* holds generation_config.json; NULL: directory */
+    const char *model_name;           /* as given or derived */
+    bool model_name_given;            /* by the caller: "llava" in it then demands a picture path */
     bool multimodal_keyword;
     const char *customized_config; /* JSON text or NULL */
     const char *overwrite_config;  /* JSON text or NULL */

@@ -54,11 +54,25 @@ void bind_vector(binder *b, bind_group group, weight *dst, int64_t size, const c
     bind_shape(b, &entry, "%s", name);
 }
 
-static const checkpoint_tensor *look_up(const checkpoint *c, const char *prefix,
-                                        const char *suffix) {
+static const checkpoint_tensor *look_up(const binder *b, const bind_entry *e, const checkpoint *c,
+                                        const char *prefix) {
     char name[2 * NAME_SIZE];
-    snprintf(name, sizeof name, "%s%s", prefix, suffix);
+    snprintf(name, sizeof name, "%s%s", b->canonical[e->group], e->suffix);
+    const checkpoint_tensor *replaced = adapter_replacement(b->overlay, name);
+    if (replaced) return replaced;
+    snprintf(name, sizeof name, "%s%s", prefix, e->suffix);
     return checkpoint_find(c, name);
+}
+
+/** The low-rank change of a weight: its module is its name without ".weight". */
+static const lora_module *look_up_lora(const binder *b, const bind_entry *e) {
+    static const char leaf[] = ".weight";
+    char name[2 * NAME_SIZE];
+    const int size = snprintf(name, sizeof name, "%s%s", b->canonical[e->group], e->suffix);
+    const int stem = size - (int)strlen(leaf);
+    if (stem <= 0 || strcmp(name + stem, leaf) != 0) return NULL;
+    name[stem] = '\0';
+    return adapter_find(b->overlay, name);
 }
 
 /** Adds a name to a comma list of at most five. */
@@ -76,7 +90,7 @@ size_t binder_present(const binder *b, bind_group group, const checkpoint *c, co
     for (size_t i = 0; i < b->count; i++) {
         const bind_entry *e = &b->entries[i];
         if (e->group != group || e->optional) continue;
-        if (look_up(c, prefix, e->suffix))
+        if (look_up(b, e, c, prefix))
             present++;
         else
             list_name(missing, missing_size, absent++, prefix, e->suffix);
@@ -145,7 +159,8 @@ llava_status binder_resolve(binder *b, llava_error *err) {
     const bind_entry *first = NULL;
     for (size_t i = 0; i < b->count; i++) {
         bind_entry *e = &b->entries[i];
-        e->found = look_up(b->source[e->group], b->prefix[e->group], e->suffix);
+        e->found = look_up(b, e, b->source[e->group], b->prefix[e->group]);
+        e->lora = e->found ? look_up_lora(b, e) : NULL;
         if (e->found || e->optional) continue;
         if (!first) first = e;
         list_name(names, sizeof names, n_missing++, b->prefix[e->group], e->suffix);

@@ -7,6 +7,7 @@
 #define LLAVA_BINDER_H
 
 #include "base/base.h"
+#include "checkpoint/adapter.h"
 #include "checkpoint/checkpoint.h"
 #include "tensor/tensor.h"
 
@@ -32,6 +33,7 @@ typedef struct bind_entry {
     int64_t n_rows;    /* rows of dst; 0: all */
     bool optional;
     const checkpoint_tensor *found;
+    const lora_module *lora; /* the change an adapter makes to it, or NULL */
 } bind_entry;
 
 typedef struct binder {
@@ -40,7 +42,9 @@ typedef struct binder {
     size_t count, capacity;
     const checkpoint *source[BIND_GROUPS];
     const char *prefix[BIND_GROUPS];
-    llava_status status; /* of describing: out of memory */
+    const char *canonical[BIND_GROUPS]; /* prefix in a complete LLaVA checkpoint */
+    adapter *overlay;                   /* looked up first, by canonical names; or NULL */
+    llava_status status;                /* of describing: out of memory */
 } binder;
 
 void binder_free(binder *b);
@@ -51,8 +55,8 @@ void bind_matrix(binder *b, bind_group group, weight *dst, int64_t n_rows, int64
                  const char *name);
 void bind_vector(binder *b, bind_group group, weight *dst, int64_t size, const char *name);
 
-/** How many of a group's tensors a file holds under a prefix; `missing` (or NULL) gets the first
- *  five of the others, separated by commas. */
+/** How many of a group's tensors a file (or the overlay) holds under a prefix; `missing` (or NULL)
+ * gets the first five of the others, separated by commas. */
 size_t binder_present(const binder *b, bind_group group, const checkpoint *c, const char *prefix,
                       size_t *total, char *missing, size_t missing_size);
 

@@ -91,6 +91,24 @@ static llava_status cast_one(llava_model *model, weight *w, const char *name, ui
     return LLAVA_OK;
 }
 
+/** The type a merged weight is kept in: torch_dtype, rounded to once. */
+static llava_status merge_one(llava_model *model, const bind_entry *e, uint64_t *overflows,
+                              llava_error *err) {
+    weight *w = e->dst;
+    const size_t n_bytes = (size_t)w->n_rows * (size_t)w->n_cols * sizeof(float);
+    float *merged = model->dev->ops->alloc(model->dev, n_bytes);
+    if (!merged) return llava_fail_memory(err, n_bytes, e->suffix);
+    llava_status status = merge_lora(model, e, merged, err);
+    if (status == LLAVA_OK) {
+        *w = (weight){
+            .dtype = LLAVA_DTYPE_F32, .n_rows = w->n_rows, .n_cols = w->n_cols, .data = merged};
+        if (model->compute == LLAVA_DTYPE_F32) return own(model, merged, n_bytes, err);
+        status = cast_one(model, w, e->suffix, overflows, err);
+    }
+    model->dev->ops->release(model->dev, merged);
+    return status;
+}
+
 static size_t weight_size(const weight *w) {
     return (size_t)w->n_rows * (size_t)w->n_cols * dtype_size(w->dtype);
 }
@@ -114,7 +132,9 @@ llava_status cast_weights(llava_model *model, const binder *b, const llava_load_
         const bind_entry *e = &b->entries[i];
         if (!e->found) continue;
         const uint64_t stored = weight_size(e->dst);
-        if (cast_target(model->compute, e->dst->dtype) != e->dst->dtype)
+        if (e->lora)
+            LLAVA_TRY(merge_one(model, e, &overflows, err));
+        else if (cast_target(model->compute, e->dst->dtype) != e->dst->dtype)
             LLAVA_TRY(cast_one(model, e->dst, e->suffix, &overflows, err));
         model->weight_bytes += weight_size(e->dst);
         done += stored;

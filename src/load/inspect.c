@@ -20,6 +20,7 @@ static const inspect_stage stages[] = {
     {"mode", plan_check_mode, false, false, false},
     {"config", plan_read_config, false, false, false},
     {"weights", plan_open_weights, false, false, false},
+    {"overlay", plan_open_overlay, true, false, false},
     {"tower", plan_find_tower, true, false, false},
     {"decoder tensors", plan_describe, true, true, false},
     {"tower tensors", plan_choose_tower, true, true, true},
@@ -29,14 +30,22 @@ static const inspect_stage stages[] = {
     {"image processor", plan_open_processor, true, false, true},
 };
 
+/** Places in the list that others depend on. */
+static bool has_failed(const bool *failed, llava_status (*run)(load_plan *plan)) {
+    for (size_t i = 0; i < LLAVA_COUNT(stages); i++)
+        if (stages[i].run == run) return failed[i];
+    return false;
+}
+
 static bool can_run(const inspect_stage *stage, const load_plan *plan, const bool *failed) {
     const llava_config *config = plan->model->config;
     if (stage->needs_config && !config) return false;
     if (stage->needs_weights && !plan->model->files[0]) return false;
     if (stage->needs_tower && config->multimodal && config->tower.kind == TOWER_NONE) return false;
     /* what a failed description left out must not be looked up */
-    if (stage->run == plan_choose_tower) return !failed[5];
-    if (stage->run == plan_bind) return !failed[5] && !failed[6];
+    if (stage->run == plan_choose_tower) return !has_failed(failed, plan_describe);
+    if (stage->run == plan_bind)
+        return !has_failed(failed, plan_describe) && !has_failed(failed, plan_choose_tower);
     return true;
 }
 

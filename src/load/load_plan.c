@@ -77,24 +77,36 @@ static bool has_file(load_plan *plan, const char *name) {
     return path && path_is_file(path);
 }
 
+/** model_base as given, or as the adapter names it when that is a directory here. */
+static llava_status choose_base(load_plan *plan) {
+    const llava_load_options *o = plan->options;
+    const char *given = o->model_base && o->model_base[0] ? o->model_base : NULL;
+    const char *named = plan->model->overlay ? plan->model->overlay->base : NULL;
+    plan->weights_directory = given ? given : named;
+    if (!plan->weights_directory || !path_is_directory(plan->weights_directory))
+        return llava_fail(plan->err, given ? LLAVA_IO : LLAVA_BAD_ARGUMENT,
+                          given ? "model_base \"%s\": no such directory"
+                                : "%s is %s: it needs model_base, the directory of its base model",
+                          given ? given : o->model_path,
+                          plan->is_adapter ? "a LoRA adapter" : "a projector without its model");
+    return LLAVA_OK;
+}
+
 llava_status plan_check_mode(load_plan *plan) {
     const llava_load_options *o = plan->options;
     if (!path_is_directory(o->model_path))
         return llava_fail(plan->err, LLAVA_IO,
                           "model_path \"%s\": no such directory (repositories are not downloaded)",
                           o->model_path);
-    if (has_file(plan, "adapter_config.json") || has_file(plan, "non_lora_trainables.bin"))
-        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
-                          "%s: a LoRA adapter; this build loads complete checkpoints only (merge "
-                          "the adapter first)",
-                          o->model_path);
-    const bool projector =
-        has_file(plan, "mm_projector.bin") || has_file(plan, "mm_projector.safetensors");
-    if (projector && !checkpoint_exists(o->model_path))
-        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
-                          "%s: a projector without its language model; this build loads complete "
-                          "checkpoints only",
-                          o->model_path);
+    plan->is_adapter = adapter_exists(o->model_path);
+    plan->is_projector = !plan->is_adapter && projector_exists(o->model_path);
+    plan->weights_directory = plan->config_directory = o->model_path;
+    if (plan->is_adapter) LLAVA_TRY(adapter_open(o->model_path, &plan->model->overlay, plan->err));
+    if (plan->is_adapter || plan->is_projector) {
+        LLAVA_TRY(choose_base(plan));
+        if (!has_file(plan, "config.json")) plan->config_directory = plan->weights_directory;
+        return LLAVA_OK;
+    }
     if (o->model_base && o->model_base[0])
         return llava_fail(plan->err, LLAVA_UNSUPPORTED,
                           "model_base: it is for adapters and projectors; %s is loaded as a "
@@ -107,7 +119,8 @@ llava_status plan_check_mode(load_plan *plan) {
 
 llava_status plan_read_config(load_plan *plan) {
     const llava_load_options *o = plan->options;
-    const config_request request = {.directory = o->model_path,
+    const config_request request = {.directory = plan->config_directory,
+                                    .generation_directory = plan->weights_directory,
                                     .model_name = plan->model->name,
                                     .model_name_given = plan->name_given,
                                     .multimodal_keyword = o->multimodal,
@@ -128,7 +141,7 @@ llava_status plan_read_config(load_plan *plan) {
 
 llava_status plan_open_weights(load_plan *plan) {
     llava_model *model = plan->model;
-    LLAVA_TRY(checkpoint_open(plan->options->model_path, &model->files[0], plan->err));
+    LLAVA_TRY(checkpoint_open(plan->weights_directory, &model->files[0], plan->err));
     const checkpoint *c = model->files[0];
     const char *value =
         arena_printf(model->memory, "%zu file%s, %zu tensors", checkpoint_file_count(c),
@@ -136,6 +149,18 @@ llava_status plan_open_weights(load_plan *plan) {
     if (!value) return llava_fail_memory(plan->err, 0, "a decision");
     return config_note(model->config, "weights", value,
                        checkpoint_file_count(c) ? checkpoint_file(c, 0) : "", plan->err);
+}
+
+llava_status plan_open_overlay(load_plan *plan) {
+    llava_model *model = plan->model;
+    const bool mpt = model->config->lm.family->arch == ARCH_MPT;
+    if (plan->is_projector)
+        LLAVA_TRY(projector_open(plan->options->model_path, mpt ? "transformer" : "model",
+                                 &model->overlay, plan->err));
+    plan->bind.overlay = model->overlay;
+    if (!model->overlay) return LLAVA_OK;
+    return config_note(model->config, plan->is_adapter ? "adapter" : "projector",
+                       model->overlay->what, plan->weights_directory, plan->err);
 }
 
 /* ---------------------------------------------------------------- tensors */
@@ -152,7 +177,11 @@ static void choose_prefixes(load_plan *plan) {
     const char *prefix = bare ? "" : usual;
     for (int g = 0; g < BIND_GROUPS; g++) b->source[g] = c;
     b->prefix[BIND_DECODER] = b->prefix[BIND_PICTURE] = prefix;
-    b->prefix[BIND_HEAD] = "";
+    b->canonical[BIND_DECODER] = b->canonical[BIND_PICTURE] = usual;
+    b->prefix[BIND_HEAD] = b->canonical[BIND_HEAD] = "";
+    b->canonical[BIND_PROJECTOR] = mpt ? "transformer.mm_projector." : "model.mm_projector.";
+    b->canonical[BIND_TOWER] = mpt ? "transformer.vision_tower.vision_tower.vision_model."
+                                   : "model.vision_tower.vision_tower.vision_model.";
     const char *projector = bare  ? "mm_projector."
                             : mpt ? "transformer.mm_projector."
                                   : "model.mm_projector.";
@@ -208,9 +237,7 @@ llava_status plan_find_tower(load_plan *plan) {
 static llava_status find_tower_tensors(load_plan *plan) {
     llava_model *model = plan->model;
     binder *b = &plan->bind;
-    const bool mpt = model->config->lm.family->arch == ARCH_MPT;
-    const char *prefix = mpt ? "transformer.vision_tower.vision_tower.vision_model."
-                             : "model.vision_tower.vision_tower.vision_model.";
+    const char *prefix = b->canonical[BIND_TOWER];
     char missing[LLAVA_ERROR_SIZE];
     size_t total;
     const size_t present =
@@ -252,14 +279,18 @@ llava_status plan_bind(load_plan *plan) {
     LLAVA_TRY(binder_resolve(&plan->bind, plan->err));
     decoder_weights *d = &model->decoder;
     if (model->config->lm.tie_word_embeddings) d->head = d->embed;
-    if (d->head.n_rows != d->embed.n_rows)
+    /* a projector file may bring a grown embedding without a grown head */
+    if (d->head.n_rows > d->embed.n_rows || (d->head.n_rows < d->embed.n_rows && !model->overlay))
         return llava_fail(plan->err, LLAVA_MALFORMED,
                           "%s: tensor lm_head.weight has %lld rows, the embedding %lld",
                           checkpoint_path(model->files[0]), (long long)d->head.n_rows,
                           (long long)d->embed.n_rows);
     model->n_vocab = d->embed.n_rows;
-    model->n_stored_vocab = d->embed.n_rows;
-    return LLAVA_OK;
+    model->n_stored_vocab = d->head.n_rows;
+    const char *unused = adapter_unused(model->overlay);
+    if (!unused) return LLAVA_OK;
+    return llava_fail(plan->err, LLAVA_MALFORMED, "%s: \"%s\" matches nothing in %s",
+                      plan->options->model_path, unused, plan->weights_directory);
 }
 
 /* ---------------------------------------------------------------- text and pictures */
@@ -314,7 +345,7 @@ static llava_status resize_vocabulary(load_plan *plan) {
 
 llava_status plan_open_tokenizer(load_plan *plan) {
     const llava_config *config = plan->model->config;
-    const tokenizer_request request = {.directory = plan->options->model_path,
+    const tokenizer_request request = {.directory = plan->weights_directory,
                                        .flavour = choose_flavour(config),
                                        .model_type = config->lm.family->model_type};
     LLAVA_TRY(tokenizer_open(&request, &plan->tokenizer, plan->err));

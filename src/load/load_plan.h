@@ -17,6 +17,9 @@ typedef struct load_plan {
     llava_image_processor *processor;
     binder bind;
     bool name_given;
+    const char *weights_directory; /* model_path, or model_base below an adapter or projector */
+    const char *config_directory;  /* the one that holds config.json */
+    bool is_adapter, is_projector;
     const char *tower_directory; /* NULL: nowhere */
     bool tower_in_checkpoint;
     llava_error *err;
@@ -27,9 +30,10 @@ void plan_close(load_plan *plan);
 
 /* The stages, in order. Each needs those before it. */
 llava_status plan_check_options(load_plan *plan);
-llava_status plan_check_mode(load_plan *plan); /* adapters and projectors alone are refused */
+llava_status plan_check_mode(load_plan *plan); /* full model, adapter or projector; the base */
 llava_status plan_read_config(load_plan *plan);
 llava_status plan_open_weights(load_plan *plan);
+llava_status plan_open_overlay(load_plan *plan); /* adapter or projector on top of the base */
 llava_status plan_describe(load_plan *plan);     /* which tensors the decoder and projector need */
 llava_status plan_find_tower(load_plan *plan);   /* the tower's configuration */
 llava_status plan_choose_tower(load_plan *plan); /* where the tower's come from */
@@ -45,6 +49,9 @@ void bind_tower(binder *b, llava_model *model);
 
 /** Format a weight is kept in: as stored where that loses nothing against torch_dtype. */
 llava_dtype cast_target(llava_dtype compute, llava_dtype stored);
+/** Merges an adapter's change into a weight in float32; the result is float32. */
+llava_status merge_lora(const llava_model *model, const bind_entry *e, float *merged,
+                        llava_error *err);
 /** Casts what has to be cast into memory of the device; progress by bytes. */
 llava_status cast_weights(llava_model *model, const binder *b, const llava_load_options *options,
                           llava_error *err);

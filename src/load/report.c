@@ -12,14 +12,9 @@ llava_status report_append(json_t *array, json_t *value) {
     return json_array_append_new(array, value) == 0 ? LLAVA_OK : LLAVA_OUT_OF_MEMORY;
 }
 
-static bool model_path_has(const load_plan *plan, const char *name) {
-    const char *path = path_join(plan->model->memory, plan->options->model_path, name);
-    return path && path_is_file(path);
-}
-
 const char *report_kind(const load_plan *plan) {
-    if (model_path_has(plan, "adapter_config.json")) return "adapter";
-    if (!plan->model->files[0] && model_path_has(plan, "mm_projector.bin")) return "projector";
+    if (plan->is_adapter) return "adapter";
+    if (plan->is_projector) return "projector";
     if (!plan->model->config) return "unknown";
     return plan->model->config->multimodal ? "multimodal" : "language model";
 }

@@ -41,6 +41,7 @@ void model_free(llava_model **model) {
     }
     free(m->owned);
     for (size_t i = 0; i < LLAVA_COUNT(m->files); i++) checkpoint_close(&m->files[i]);
+    adapter_close(&m->overlay);
     device_close(&m->dev);
     config_free(&m->config);
     arena_free(&m->memory);

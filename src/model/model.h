@@ -7,6 +7,7 @@
 #define LLAVA_MODEL_H
 
 #include "base/base.h"
+#include "checkpoint/adapter.h"
 #include "checkpoint/checkpoint.h"
 #include "config/config.h"
 #include "device/device.h"
@@ -87,6 +88,7 @@ struct llava_model {
     /* ownership */
     arena *memory;        /* structs and strings */
     checkpoint *files[4]; /* mapped weights */
+    adapter *overlay;     /* what lies on top of files[0], or NULL */
     void **owned;         /* cast or merged tensors */
     size_t n_owned, owned_capacity;
     uint64_t owned_bytes, weight_bytes;

@@ -118,6 +118,16 @@ static void test_json(void **state) {
     assert_true(json_is_null(json_object_get(root, "NaN \" Infinity")));
     assert_int_equal(json_array_size(json_object_get(root, "x")), 3);
     json_decref(root);
+    const char *big =
+        "{\"model_max_length\": 1000000000000000019884624838656, \"n\": -12,"
+        " \"s\": \"1000000000000000019884624838656\", \"r\": 1000000000000000000000.5}";
+    assert_int_equal(json_read_text(big, strlen(big), "x", &root, &err), LLAVA_OK);
+    assert_true(json_real_value(json_object_get(root, "model_max_length")) == 1e30);
+    assert_int_equal(json_integer_value(json_object_get(root, "n")), -12);
+    assert_true(json_real_value(json_object_get(root, "r")) == 1000000000000000000000.5);
+    assert_string_equal(json_string_value(json_object_get(root, "s")),
+                        "1000000000000000019884624838656");
+    json_decref(root);
     assert_int_equal(json_read_text("{\"a\": NaN", 9, "x", &root, &err), LLAVA_MALFORMED);
     assert_int_equal(json_read_text("Na", 2, "x", &root, &err), LLAVA_MALFORMED);
 
