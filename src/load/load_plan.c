@@ -7,7 +7,10 @@
 #include "load_plan.h"
 
 llava_status plan_open(load_plan *plan, const llava_load_options *options, llava_error *err) {
-    *plan = (load_plan){.options = options, .err = err};
+    *plan = (load_plan){.options = options,
+                        .config_directory = options->model_path,
+                        .weights_directory = options->model_path,
+                        .err = err};
     plan->model = model_new();
     if (!plan->model) return llava_fail_memory(err, sizeof *plan->model, "a model");
     plan->bind.memory = plan->model->memory;
@@ -143,6 +146,7 @@ llava_status plan_open_weights(load_plan *plan) {
     llava_model *model = plan->model;
     LLAVA_TRY(checkpoint_open(plan->weights_directory, &model->files[0], plan->err));
     const checkpoint *c = model->files[0];
+    if (!model->config) return LLAVA_OK; /* only an inspection goes on without */
     const char *value =
         arena_printf(model->memory, "%zu file%s, %zu tensors", checkpoint_file_count(c),
                      checkpoint_file_count(c) == 1 ? "" : "s", checkpoint_count(c));
