@@ -19,7 +19,7 @@ static const inspect_stage stages[] = {
     {"options", plan_check_options, false, false, false},
     {"mode", plan_check_mode, false, false, false},
     {"config", plan_read_config, false, false, false},
-    {"weights", plan_open_weights, true, false, false},
+    {"weights", plan_open_weights, false, false, false},
     {"overlay", plan_open_overlay, true, false, false},
     {"tower", plan_find_tower, true, false, false},
     {"decoder tensors", plan_describe, true, true, false},
