@@ -4,6 +4,9 @@
  */
 #include <pthread.h>
 #include <stdlib.h>
+#ifdef LLAVA_HAVE_AVX2
+#include <cpuid.h>
+#endif
 
 #include "device/cpu/cpu.h"
 
@@ -24,9 +27,14 @@ typedef struct cpu_state {
 static bool always(void) { return true; }
 
 #ifdef LLAVA_HAVE_AVX2
+/** clang 14's __builtin_cpu_supports() does not know f16c. */
+static bool has_f16c(void) {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+
 static bool has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 #endif
 #ifdef LLAVA_HAVE_AVX512
