@@ -8,6 +8,11 @@
 
 #include "decoders.h"
 
+/* A run-length coded picture packs at most 255 pixels into 2 bytes. Larger ones that claim twice
+ * that are refused before memory is taken. */
+#define BMP_RUN_PIXELS_PER_BYTE 256
+#define BMP_RUN_SLACK           ((int64_t)16 << 20)
+
 enum { BMP_RAW = 0, BMP_RLE8 = 1, BMP_RLE4 = 2, BMP_BITFIELDS = 3 };
 
 typedef struct bmp_header {
@@ -211,8 +216,7 @@ static llava_status read_rle(const bmp_file *file, const bmp_header *bmp, llava_
     rle_state s = {.bmp = bmp, .image = image};
     size_t at = bmp->pixels_at;
     const bool nibbles = bmp->compression == BMP_RLE4;
-    for (int64_t i = 0; i < bmp->width * bmp->height; i++)
-        memcpy(image->rgb + 3 * i, bmp->palette[0], 3);
+    image_fill(image, bmp->palette[0]);
     while (s.y < bmp->height) {
         if (!in_file(file, at, 2)) return too_short(err, "pixels");
         const unsigned count = file->data[at], code = file->data[at + 1];
@@ -250,6 +254,9 @@ llava_status decode_bmp(const uint8_t *data, size_t size, llava_image **out, lla
     const size_t used = ((size_t)bmp.width * bmp.bits + 7) / 8;
     if (!rle && !in_file(&file, bmp.pixels_at, used * (size_t)bmp.height))
         return too_short(err, "pixels"); /* before the pixels are allocated */
+    const int64_t n_pixels = bmp.width * bmp.height;
+    if (rle && n_pixels > BMP_RUN_SLACK && (size_t)(n_pixels / BMP_RUN_PIXELS_PER_BYTE) > size)
+        return too_short(err, "pixels");
     llava_image *image = NULL;
     LLAVA_TRY(image_new(bmp.width, bmp.height, &image, err));
     const llava_status status =

@@ -92,8 +92,7 @@ static llava_status make_canvas(const GifFileType *gif, int transparent, gif_can
     LLAVA_TRY(image_new(width, height, &canvas->image, err));
     read_palette(gif, canvas);
     const uint8_t *back = canvas->palette[transparent >= 0 ? transparent : 0];
-    if (frame->Width < width || frame->Height < height)
-        for (int64_t i = 0; i < width * height; i++) memcpy(canvas->image->rgb + 3 * i, back, 3);
+    if (frame->Width < width || frame->Height < height) image_fill(canvas->image, back);
     canvas->line = malloc((size_t)frame->Width);
     if (canvas->line == NULL) return llava_fail_memory(err, (size_t)frame->Width, "a GIF row");
     return LLAVA_OK;

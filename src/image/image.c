@@ -36,6 +36,13 @@ llava_status image_new(int64_t width, int64_t height, llava_image **out, llava_e
     return LLAVA_OK;
 }
 
+void image_fill(llava_image *image, const uint8_t colour[3]) {
+    const size_t row_bytes = 3 * (size_t)image->width;
+    for (int64_t x = 0; x < image->width; x++) memcpy(image->rgb + 3 * x, colour, 3);
+    for (int64_t y = 1; y < image->height; y++)
+        memcpy(image->rgb + (size_t)y * row_bytes, image->rgb, row_bytes);
+}
+
 LLAVA_API void llava_image_free(llava_image **image) {
     if (image == NULL || *image == NULL) return;
     free((*image)->rgb);

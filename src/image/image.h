@@ -18,6 +18,8 @@ struct llava_image {
 
 /** Allocates; pixels are not set. */
 llava_status image_new(int64_t width, int64_t height, llava_image **out, llava_error *err);
+/** Sets every pixel. */
+void image_fill(llava_image *image, const uint8_t colour[3]);
 
 typedef enum image_filter {
     FILTER_NEAREST = 0,

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "image.h"
+#include "pixel_values.h"
 #include "processor.h"
 #include "resample.h"
 
@@ -17,34 +18,11 @@
 
 /* ---------------------------------------------------------------- bytes to floats */
 
-/** Every possible pixel value of each channel. */
-typedef struct value_table {
-    float value[3][256];
-} value_table;
-
-static void value_table_fill(const processor_config *c, value_table *table) {
-    for (int channel = 0; channel < 3; channel++)
-        for (int v = 0; v < 256; v++) {
-            float x = c->do_rescale ? (float)((double)v * c->rescale_factor) : (float)v;
-            if (c->do_normalize) x = (x - (float)c->mean[channel]) / (float)c->std[channel];
-            table->value[channel][v] = x;
-        }
-}
-
 /** A rectangle of a picture; what lies outside of the picture is black. */
 typedef struct region {
     const llava_image *image;
     int64_t left, top, width, height;
 } region;
-
-static void value_row(const value_table *table, const uint8_t *rgb, int64_t n, float *out,
-                      int64_t plane) {
-    for (int64_t x = 0; x < n; x++) {
-        out[x] = table->value[0][rgb[3 * x]];
-        out[x + plane] = table->value[1][rgb[3 * x + 1]];
-        out[x + 2 * plane] = table->value[2][rgb[3 * x + 2]];
-    }
-}
 
 static void black_row(const value_table *table, int64_t n, float *out, int64_t plane) {
     for (int channel = 0; channel < 3; channel++)
@@ -103,7 +81,7 @@ static llava_status padded_rows(const padded_image *p, int64_t row, int64_t n, l
                                 llava_error *err) {
     llava_image *strip = NULL;
     LLAVA_TRY(image_new(p->size.width, n, &strip, err));
-    for (int64_t i = 0; i < p->size.width * n; i++) memcpy(strip->rgb + 3 * i, p->back, 3);
+    image_fill(strip, p->back);
     for (int64_t y = 0; y < n; y++) {
         const int64_t source = row + y - p->top;
         if (source < 0 || source >= p->image->height) continue;

@@ -9,6 +9,8 @@
 
 #define RESAMPLE_BITS    22 /* 32 bits less 8 of a sample less 2 for overshoot */
 #define RESAMPLE_PADDING 16 /* bytes that resample_row may read behind a row */
+#define RESAMPLE_GROUP   4  /* taps that the vector code takes at once */
+#define RESAMPLE_LOW     12 /* bits in the lower part of a split tap */
 
 /** Source samples first ... first + count - 1 make one output sample. */
 typedef struct resample_span {
@@ -20,6 +22,9 @@ typedef struct resample_axis {
     size_t stride;        /* taps reserved per output sample */
     resample_span *spans; /* [out] */
     int32_t *taps;        /* [out, stride] */
+    /** The same taps as 16-bit parts, tap = high * 2^12 + low, in groups of four:
+     *  [out, stride / 4, 2, 4]; zero behind count. Products of parts and samples are exact. */
+    int16_t *parts;
 } resample_axis;
 
 /** One axis of a resize from `in` to `out` samples, of which [first, first + count) are made. */

@@ -58,6 +58,16 @@ static const filter_entry filters[] = {
 
 /* ---------------------------------------------------------------- coefficients */
 
+static void split_taps(const resample_axis *axis, size_t index) {
+    const int32_t *taps = axis->taps + index * axis->stride;
+    int16_t *parts = axis->parts + index * axis->stride * 2;
+    for (size_t k = 0; k < axis->stride; k++) {
+        int16_t *group = parts + k / RESAMPLE_GROUP * 2 * RESAMPLE_GROUP + k % RESAMPLE_GROUP;
+        group[0] = (int16_t)(taps[k] >> RESAMPLE_LOW);
+        group[RESAMPLE_GROUP] = (int16_t)(taps[k] & ((1 << RESAMPLE_LOW) - 1));
+    }
+}
+
 /** Weights of one output sample, normalised and rounded to fixed point. */
 static void fill_taps(const filter_entry *filter, double center, double inverse, double *weights,
                       resample_span *span, int32_t *taps) {
@@ -76,6 +86,7 @@ static void fill_taps(const filter_entry *filter, double center, double inverse,
 void resample_axis_free(resample_axis *axis) {
     free(axis->spans);
     free(axis->taps);
+    free(axis->parts);
     *axis = (resample_axis){0};
 }
 
@@ -85,13 +96,14 @@ llava_status resample_axis_make(const axis_request *r, resample_axis *axis, llav
     const double filter_scale = scale < 1.0 ? 1.0 : scale;
     const double support = f->support * filter_scale;
     const double inverse = 1.0 / filter_scale;
-    const size_t stride = (size_t)ceil(support) * 2 + 1;
+    const size_t stride = (size_t)round_up((int64_t)ceil(support) * 2 + 1, RESAMPLE_GROUP);
     const size_t count = (size_t)r->count;
     *axis = (resample_axis){.out = r->count, .stride = stride};
     axis->spans = array_new(count, sizeof *axis->spans);
     axis->taps = array_new(count * stride, sizeof *axis->taps);
+    axis->parts = array_new(count * stride, 2 * sizeof *axis->parts);
     double *weights = array_new(stride, sizeof *weights);
-    if (axis->spans == NULL || axis->taps == NULL || weights == NULL) {
+    if (axis->spans == NULL || axis->taps == NULL || axis->parts == NULL || weights == NULL) {
         free(weights);
         resample_axis_free(axis);
         return llava_fail_memory(err, count * stride * sizeof(int32_t), "resize weights");
@@ -102,6 +114,7 @@ llava_status resample_axis_make(const axis_request *r, resample_axis *axis, llav
         const int64_t high = i64_min(r->in, (int64_t)(center + support + 0.5));
         axis->spans[i] = (resample_span){.first = (int32_t)low, .count = (int32_t)(high - low)};
         fill_taps(f, center, inverse, weights, &axis->spans[i], axis->taps + (size_t)i * stride);
+        split_taps(axis, (size_t)i);
     }
     free(weights);
     return LLAVA_OK;
@@ -116,7 +129,9 @@ typedef struct pass_job {
     int64_t source_width, target_width;
     int64_t n_rows; /* horizontal: rows of source; vertical: rows of target */
     uint8_t *target;
-    uint8_t *last_row; /* horizontal: padded copy of the last source row */
+    /* horizontal: a padded copy of the last rows, whose reads may pass the picture's end */
+    const uint8_t *tail;
+    int64_t tail_row;
 } pass_job;
 
 #define ROWS_PER_TASK 16
@@ -126,8 +141,9 @@ static void horizontal_task(void *user, int64_t task) {
     const int64_t first = task * ROWS_PER_TASK;
     const int64_t end = i64_min(first + ROWS_PER_TASK, job->n_rows);
     for (int64_t y = first; y < end; y++) {
-        const uint8_t *row =
-            y == job->n_rows - 1 ? job->last_row : job->source + 3 * y * job->source_width;
+        const uint8_t *row = y >= job->tail_row
+                                 ? job->tail + 3 * (y - job->tail_row) * job->source_width
+                                 : job->source + 3 * y * job->source_width;
         resample_row(job->axis, row, job->target + 3 * y * job->target_width);
     }
 }
@@ -156,23 +172,27 @@ static llava_status horizontal_pass(const llava_image *image, int64_t row0, int6
                                   .filter = r->filter};
     resample_axis axis;
     LLAVA_TRY(resample_axis_make(&columns, &axis, err));
-    uint8_t *last_row = malloc(row_bytes + RESAMPLE_PADDING);
+    const int64_t n_rows = row1 - row0;
+    const int64_t n_tail = i64_min(n_rows, 1 + RESAMPLE_PADDING / (int64_t)row_bytes);
+    const size_t tail_bytes = (size_t)n_tail * row_bytes;
+    uint8_t *tail = malloc(tail_bytes + RESAMPLE_PADDING);
     llava_status status = LLAVA_OK;
-    if (last_row == NULL) {
-        status = llava_fail_memory(err, row_bytes, "a row of pixels");
+    if (tail == NULL) {
+        status = llava_fail_memory(err, tail_bytes, "rows of pixels");
     } else {
-        memcpy(last_row, image->rgb + (size_t)(row1 - 1) * row_bytes, row_bytes);
-        memset(last_row + row_bytes, 0, RESAMPLE_PADDING);
+        memcpy(tail, image->rgb + (size_t)(row1 - n_tail) * row_bytes, tail_bytes);
+        memset(tail + tail_bytes, 0, RESAMPLE_PADDING);
         pass_job job = {.axis = &axis,
                         .source = image->rgb + (size_t)row0 * row_bytes,
                         .source_width = image->width,
                         .target_width = r->window.width,
-                        .n_rows = row1 - row0,
+                        .n_rows = n_rows,
                         .target = target,
-                        .last_row = last_row};
-        parallel_for(r->n_threads, ceil_div(job.n_rows, ROWS_PER_TASK), horizontal_task, &job);
+                        .tail = tail,
+                        .tail_row = n_rows - n_tail};
+        parallel_for(r->n_threads, ceil_div(n_rows, ROWS_PER_TASK), horizontal_task, &job);
     }
-    free(last_row);
+    free(tail);
     resample_axis_free(&axis);
     return status;
 }
