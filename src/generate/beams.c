@@ -72,6 +72,7 @@ void log_softmax(float *x, int64_t n) {
     double total = 0;
     for (int64_t i = 0; i < n; i++)
         if (x[i] > -INFINITY) total += exp((double)x[i] - top);
+    if (total <= 0) return;
     const float log_total = (float)log(total);
     for (int64_t i = 0; i < n; i++) x[i] = x[i] - top - log_total;
 }

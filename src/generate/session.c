@@ -12,8 +12,8 @@
 static llava_status enlist(llava_context *context, llava_session *session, llava_error *err) {
     if (context->n_sessions == context->capacity) {
         const size_t capacity = context->capacity ? context->capacity * 2 : 8;
-        llava_session **list = realloc(context->sessions, capacity * sizeof *list);
-        if (!list) return llava_fail_memory(err, capacity * sizeof *list, "sessions");
+        llava_session **list = realloc(context->sessions, capacity * sizeof(void *));
+        if (!list) return llava_fail_memory(err, capacity * sizeof(void *), "sessions");
         context->sessions = list;
         context->capacity = capacity;
     }

@@ -234,6 +234,26 @@ static void test_beams_beside_others(void **state) {
     llava_context_free(&context);
 }
 
+/* the count that is told beforehand is the count that comes out */
+static void test_visual_tokens(void **state) {
+    (void)state;
+    int64_t width, height, n_tokens = 0;
+    llava_context *context = context_of(0, 1);
+    llava_session *session = session_of(context);
+    const piece prompt = whole();
+    llava_image_get_size(recorded.pictures[0], &width, &height);
+    for (size_t i = 0; i < recorded.n_parts; i++)
+        if (recorded.parts[i].kind == LLAVA_PART_VIDEO) skip();
+    CHECK(llava_count_visual_tokens(loaded.image_processor, width, height, 1, &n_tokens, &err));
+    CHECK(llava_session_feed(session, prompt.parts, prompt.n_parts, &err));
+    const llava_result *r = llava_session_result(session);
+    assert_int_equal(r->n_visual_tokens, n_tokens);
+    assert_true(r->image_ms > 0);
+    assert_int_equal(r->n_prompt_tokens,
+                     json_integer_value(json_object_get(recorded.root, "prompt_rows")));
+    llava_context_free(&context);
+}
+
 /* ---------------------------------------------------------------- the cache */
 
 static history last_logits(llava_context *context, llava_session *session, piece prompt,
@@ -694,6 +714,7 @@ int main(void) {
         cmocka_unit_test(test_alone_and_together),
         cmocka_unit_test(test_many_sessions),
         cmocka_unit_test(test_beams_beside_others),
+        cmocka_unit_test(test_visual_tokens),
         cmocka_unit_test(test_prefix_reuse),
         cmocka_unit_test(test_other_picture),
         cmocka_unit_test(test_second_turn),
