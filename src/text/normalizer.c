@@ -8,7 +8,7 @@
 #include "text/text_components.h"
 
 #define WHAT "tokenizer.json: normalizer"
-/* The map is tried on grapheme clusters shorter than this (tokenizers 0.19, precompiled.rs). */
+/* The map is tried on grapheme clusters of fewer bytes (tokenizers 0.19, precompiled.rs). */
 #define CHARSMAP_MAX_CLUSTER 6
 
 llava_status normalizer_add(component_memory *memory, normalizer *n, normalizer_step step,
@@ -194,15 +194,15 @@ static llava_status replace_matches(const normalizer_step *step, const char *tex
     return status;
 }
 
-/* A whole grapheme cluster if it is short and the map has it exactly, else character by
- * character. */
+/* What the map has for the shortest start of a short cluster stands for the whole cluster, as in
+ * the library; otherwise it goes by characters. */
 static bool map_cluster(const charsmap *map, const char *text, size_t size, bytes *out) {
     span replacement;
-    if (size < CHARSMAP_MAX_CLUSTER && charsmap_longest(map, text, size, &replacement) == size)
+    if (size < CHARSMAP_MAX_CLUSTER && charsmap_match(map, text, size, true, &replacement))
         return bytes_append(out, replacement.data, replacement.size);
     for (size_t at = 0; at < size;) {
         const size_t length = utf8_length(text + at, size - at);
-        const bool mapped = charsmap_longest(map, text + at, length, &replacement) == length;
+        const bool mapped = charsmap_match(map, text + at, length, true, &replacement) > 0;
         if (!(mapped ? bytes_append(out, replacement.data, replacement.size)
                      : bytes_append(out, text + at, length)))
             return false;

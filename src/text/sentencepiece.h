@@ -65,8 +65,9 @@ int32_t spm_id(const spm_model *model, span text); /* the unknown id when absent
 /** blob: n, trie, pool (SentencePiece's precompiled_charsmap). Borrows it. */
 llava_status charsmap_parse(const uint8_t *blob, size_t size, const char *what, charsmap *map,
                             llava_error *err);
-/** Longest match at the start of text: its length, 0 when none. */
-size_t charsmap_longest(const charsmap *map, const char *text, size_t size, span *replacement);
+/** Longest, or shortest, match at the start of text: its length, 0 when none. */
+size_t charsmap_match(const charsmap *map, const char *text, size_t size, bool shortest,
+                      span *replacement);
 
 /** Appends the normalised text. dummy_prefix overrides the model's add_dummy_prefix. */
 bool spm_normalize(const spm_model *model, bool dummy_prefix, const char *text, size_t size,

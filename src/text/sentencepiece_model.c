@@ -98,15 +98,16 @@ static bool parse_piece(text_pool *pool, wire message, spm_piece *piece) {
 }
 
 static bool add_user_symbol(spm_model *model, const wire *message) {
-    span *symbols = arena_array(model->memory, model->n_user_symbols + 1, sizeof(span));
-    if (!symbols) return false;
-    /* each copy abandons the last: quadratic, so the number is bounded */
-    if (model->n_user_symbols >= 4096) return true;
-    if (model->n_user_symbols)
-        memcpy(symbols, model->user_symbols, model->n_user_symbols * sizeof(span));
-    symbols[model->n_user_symbols++] = copy_message(model->memory, message);
-    model->user_symbols = symbols;
-    return symbols[model->n_user_symbols - 1].data != NULL;
+    const size_t n = model->n_user_symbols;
+    if ((n & (n - 1)) == 0) { /* full: the room is 1, 2, 4, ... */
+        span *grown = arena_array(model->memory, n ? 2 * n : 1, sizeof(span));
+        if (!grown) return false;
+        if (n) memcpy(grown, model->user_symbols, n * sizeof(span));
+        model->user_symbols = grown;
+    }
+    const span symbol = copy_message(model->memory, message);
+    model->user_symbols[model->n_user_symbols++] = symbol;
+    return symbol.data != NULL;
 }
 
 static bool parse_trainer(spm_model *model, wire message) {
@@ -117,7 +118,7 @@ static bool parse_trainer(spm_model *model, wire message) {
         case 3: model->algorithm = (spm_algorithm)(field.value < 8 ? field.value : 8); break;
         case 24: model->whitespace_as_suffix = field.value != 0; break;
         case 35: model->byte_fallback = field.value != 0; break;
-        case 30:
+        case 31:
             if (field.type == 2) ok = add_user_symbol(model, &field.message);
             break;
         case 44:

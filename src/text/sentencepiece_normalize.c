@@ -32,9 +32,10 @@ llava_status charsmap_parse(const uint8_t *blob, size_t size, const char *what, 
 /* darts-clone's units: bits 10.. offset, bit 9 its scale, bit 8 "has a value", low byte label. */
 static uint32_t unit_offset(uint32_t unit) { return (unit >> 10) << ((unit & 0x200u) >> 6); }
 
-size_t charsmap_longest(const charsmap *map, const char *text, size_t size, span *replacement) {
+size_t charsmap_match(const charsmap *map, const char *text, size_t size, bool shortest,
+                      span *replacement) {
     if (!map->n_units) return 0;
-    size_t longest = 0;
+    size_t length = 0;
     size_t at = unit_offset(read_u32(map->units));
     for (size_t i = 0; i < size; i++) {
         const uint8_t byte = (uint8_t)text[i];
@@ -48,9 +49,10 @@ size_t charsmap_longest(const charsmap *map, const char *text, size_t size, span
         const uint32_t value = read_u32(map->units + 4 * at) & 0x7fffffffu;
         if (value >= map->pool_size) break;
         *replacement = span_of(map->pool + value); /* the pool ends in NUL */
-        longest = i + 1;
+        length = i + 1;
+        if (shortest) break;
     }
-    return longest;
+    return length;
 }
 
 /* ---------------------------------------------------------------- normaliser */
@@ -63,7 +65,7 @@ static size_t normalize_prefix(const spm_model *model, const char *text, size_t 
         *output = (span){text, length};
         return length;
     }
-    length = charsmap_longest(&model->charsmap, text, size, output);
+    length = charsmap_match(&model->charsmap, text, size, false, output);
     if (length) return length;
     int32_t code;
     length = utf8_decode(text, size, &code);

@@ -45,6 +45,7 @@ llava_status tokenizer_new(llava_tokenizer **out, llava_error *err) {
     t->pool.memory = tokenizer_arena(t);
     for (int i = 0; i < NAMED_COUNT; i++) t->named[i] = -1;
     t->bpe.unk_id = t->unigram.unk_id = -1;
+    t->max_added_id = -1;
     t->add_prefix_space = true;
     *out = t;
     return LLAVA_OK;
@@ -136,14 +137,7 @@ const char *tokenizer_chat_template(const llava_tokenizer *tokenizer) {
  * beyond the model, else the size of the model (tokenizers 0.19, added_vocabulary.rs). */
 static int64_t next_id(const llava_tokenizer *t) {
     const int64_t base = (int64_t)tokenizer_base_count(t);
-    int64_t next = base;
-    for (size_t i = 0; i < t->n_added; i++) {
-        if (t->fast)
-            next = i64_max(next, (int64_t)t->added[i].id + 1);
-        else if (tokenizer_base_id(t, t->added[i].text) < 0)
-            next++;
-    }
-    return next;
+    return t->fast ? i64_max(base, t->max_added_id + 1) : base + t->n_new_texts;
 }
 
 static llava_status append_added(llava_tokenizer *t, span text, size_t *index, llava_error *err) {
@@ -157,6 +151,7 @@ static llava_status append_added(llava_tokenizer *t, span text, size_t *index, l
     const span copy = {text_pool_copy(&t->pool, text.data, text.size), text.size};
     if (!copy.data || !string_map_set(&t->added_texts, copy, (int32_t)t->n_added))
         return llava_fail_memory(err, text.size, "added tokens");
+    if (tokenizer_base_id(t, text) < 0) t->n_new_texts++;
     *index = t->n_added++;
     t->added[*index] = (added_token){.text = copy};
     return LLAVA_OK;
@@ -180,6 +175,7 @@ llava_status tokenizer_put(llava_tokenizer *t, added_token token, int32_t *id, l
     token.additional |= slot->additional;
     token.special |= slot->special;
     token.id = (int32_t)chosen;
+    t->max_added_id = i64_max(t->max_added_id, chosen);
     *slot = token;
     if (!merge_map_set(&t->added_ids, token.id, 0, 0, (int32_t)index))
         return llava_fail_memory(err, sizeof(merge_slot), "added tokens");
@@ -223,10 +219,9 @@ llava_status tokenizer_refresh(llava_tokenizer *t, llava_error *err) {
     LLAVA_TRY(index_added(t, false, err));
     prefix_index_sort(&t->raw);
     prefix_index_sort(&t->normalized);
-    t->size = (int64_t)tokenizer_base_count(t);
+    t->size = (int64_t)tokenizer_base_count(t) + t->n_new_texts;
     for (size_t i = 0; i < t->n_added; i++) {
         added_token *token = &t->added[i];
-        if (tokenizer_base_id(t, token->text) < 0) t->size++;
         /* transformers 4.40, PreTrainedTokenizer._decode: legacy_added_tokens */
         token->separate = !(token->named || token->additional) ||
                           (token->additional && (size_t)token->id >= tokenizer_base_count(t));

@@ -64,6 +64,8 @@ struct llava_tokenizer {
 
     added_token *added;
     size_t n_added, added_capacity;
+    int64_t n_new_texts;     /* added tokens whose text is not in the model */
+    int64_t max_added_id;    /* -1: none */
     string_map added_texts;  /* text -> index in added */
     merge_map added_ids;     /* (id, 0) -> index in added */
     prefix_index raw;        /* added tokens searched in the text as it is */

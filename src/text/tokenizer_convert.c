@@ -197,7 +197,7 @@ static llava_status convert_added(llava_tokenizer *t, llava_error *err) {
         LLAVA_TRY(tokenizer_put(t, token, &id, err));
     }
     for (size_t i = 0; t->class == CLASS_GEMMA && i < t->spm->n_user_symbols; i++) {
-        const added_token token = {.text = t->spm->user_symbols[i], .id = -1, .normalized = true};
+        const added_token token = {.text = t->spm->user_symbols[i], .id = -1};
         LLAVA_TRY(tokenizer_put(t, token, &id, err));
     }
     return LLAVA_OK;

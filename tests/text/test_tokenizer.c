@@ -175,6 +175,39 @@ static void test_unknown_class_and_missing_files(void **state) {
     scratch_close(&s);
 }
 
+/* Gemma converted: no prefix, four special pieces, user-defined symbols kept whole. */
+static void test_converted_gemma(void **state) {
+    (void)state;
+    static const char *const special[] = {"<pad>", "<eos>", "<bos>", "<unk>"};
+    static const char training[] = {2 << 3 | 2, 8, 3 << 3, 2,   (char)(31 << 3 | 2 | 0x80),
+                                    1,          3, '<',    'm', '>'};
+    static const char normalization[] = {3 << 3 | 2, 4, 3 << 3, 0, 4 << 3, 0};
+    scratch s;
+    bytes b = {0};
+    assert_true(scratch_open(&s));
+    for (size_t i = 0; i < 4; i++)
+        put_piece(&b, special[i], 0, i == 3 ? PIECE_UNKNOWN : PIECE_CONTROL);
+    put_piece(&b, "<m>", 0, PIECE_USER_DEFINED);
+    put_piece(&b, "ab", -1, PIECE_NORMAL);
+    put_piece(&b, "a", -2, PIECE_NORMAL);
+    put_piece(&b, "b", -3, PIECE_NORMAL);
+    put_piece(&b, SPACE_SYMBOL, -4, PIECE_NORMAL);
+    bytes_append(&b, training, sizeof training);
+    bytes_append(&b, normalization, sizeof normalization);
+    scratch_write(&s, "tokenizer.model", b.data, b.size);
+    for (int flavour = TOKENIZER_SLOW; flavour <= TOKENIZER_FAST; flavour++) {
+        const tokenizer_request request = {
+            .directory = s.path, .flavour = (tokenizer_flavour)flavour, .model_type = "gemma"};
+        llava_tokenizer *t = NULL;
+        assert_int_equal(tokenizer_open(&request, &t, NULL), LLAVA_OK);
+        assert_ids(t, "ab<m> ab", "2 5 4 8 5");
+        assert_int_equal(tokenizer_size(t), 9);
+        tokenizer_free(&t);
+    }
+    bytes_free(&b);
+    scratch_close(&s);
+}
+
 /* ---------------------------------------------------------------- broken files */
 
 static void assert_json_fails(const char *text, llava_status want) {
@@ -358,6 +391,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slow_llama),
         cmocka_unit_test(test_converted_llama),
+        cmocka_unit_test(test_converted_gemma),
         cmocka_unit_test(test_byte_level_files),
         cmocka_unit_test(test_unknown_class_and_missing_files),
         cmocka_unit_test(test_broken_json),
