@@ -7,6 +7,9 @@
 #ifdef LLAVA_HAVE_AVX2
 #include <cpuid.h>
 #endif
+#ifdef LLAVA_HAVE_AVX2
+#include <cpuid.h>
+#endif
 
 #include "device/cpu/cpu.h"
 
