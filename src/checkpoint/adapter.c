@@ -145,10 +145,17 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const replacement *)a)->name, ((const replacement *)b)->name);
 }
 
+static int by_name_and_order(const void *a, const void *b) {
+    const replacement *x = a, *y = b;
+    const int order = by_name(a, b);
+    return order ? order : (x->order > y->order) - (x->order < y->order);
+}
+
 static llava_status add_replacement(adapter *a, const char *name, const checkpoint_tensor *t,
                                     llava_error *err) {
     if (!name) return llava_fail_memory(err, 0, "a name");
-    a->replacements[a->n_replacements++] = (replacement){.name = name, .tensor = t};
+    const size_t n = a->n_replacements++;
+    a->replacements[n] = (replacement){.name = name, .tensor = t, .order = n};
     return LLAVA_OK;
 }
 
@@ -224,9 +231,16 @@ static llava_status read_trainables(adapter *a, llava_error *err) {
     return LLAVA_OK;
 }
 
+/** A name that both files hold is the adapter's, which was read first: the reference attaches the
+ *  adapter after the trainables. */
 static void sort_replacements(adapter *a) {
-    if (a->n_replacements)
-        qsort(a->replacements, a->n_replacements, sizeof *a->replacements, by_name);
+    if (a->n_replacements == 0) return;
+    qsort(a->replacements, a->n_replacements, sizeof *a->replacements, by_name_and_order);
+    size_t n = 0;
+    for (size_t i = 0; i < a->n_replacements; i++)
+        if (n == 0 || by_name(&a->replacements[n - 1], &a->replacements[i]) != 0)
+            a->replacements[n++] = a->replacements[i];
+    a->n_replacements = n;
 }
 
 /* ---------------------------------------------------------------- opening */
@@ -333,10 +347,11 @@ const checkpoint_tensor *adapter_replacement(adapter *a, const char *name) {
     return found->tensor;
 }
 
-const char *adapter_unused(const adapter *a) {
+const char *adapter_unused(const adapter *a, bool (*is_extra)(const char *name)) {
     for (size_t i = 0; a && i < a->n_modules; i++)
-        if (!a->used[i]) return a->modules[i].module;
+        if (!a->used[i] && !is_extra(a->modules[i].module)) return a->modules[i].module;
     for (size_t i = 0; a && i < a->n_replacements; i++)
-        if (!a->replacements[i].used) return a->replacements[i].name;
+        if (!a->replacements[i].used && !is_extra(a->replacements[i].name))
+            return a->replacements[i].name;
     return NULL;
 }

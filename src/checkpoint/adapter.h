@@ -22,6 +22,7 @@ typedef struct lora_module {
 typedef struct replacement {
     const char *name;
     const checkpoint_tensor *tensor;
+    size_t order; /* in which they were read */
     bool used;
 } replacement;
 
@@ -54,7 +55,7 @@ void adapter_close(adapter **a);
 const lora_module *adapter_find(adapter *a, const char *module);
 /** The replacement of a tensor, by its name; NULL when there is none. Marks it used. */
 const checkpoint_tensor *adapter_replacement(adapter *a, const char *name);
-/** Name of something that was never used, or NULL. */
-const char *adapter_unused(const adapter *a);
+/** Name of something that was never used and that is_extra does not excuse, or NULL. */
+const char *adapter_unused(const adapter *a, bool (*is_extra)(const char *name));
 
 #endif

@@ -65,11 +65,11 @@ bool trainable_is_doubled(const char *key) {
     return strncmp(key, "model.model.", 12) == 0;
 }
 
-/* The reference takes "base_model." off, then one "model." from every key if any key has two. A
- * file that holds only base_model.model.lm_head.weight has none with two, and the reference drops
- * it; with the whole peft prefix off first the three shapes of keys give one name. */
+/* The reference takes "base_model." off, then one "model." from every key if any key has two. The
+ * head has no "model." of its own: a file that holds nothing else keeps one too many. */
 const char *trainable_name(const char *key, bool doubled, arena *memory) {
-    if (!skip(&key, "base_model.model.") && doubled) skip(&key, "model.");
+    skip(&key, "base_model.");
+    if (doubled || strncmp(key, "model.lm_head.", 14) == 0) skip(&key, "model.");
     const char *name = without_part(key, "base_layer", false, memory);
     return name ? without_part(name, "modules_to_save", true, memory) : NULL;
 }

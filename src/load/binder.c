@@ -55,10 +55,10 @@ void bind_vector(binder *b, bind_group group, weight *dst, int64_t size, const c
 }
 
 static const checkpoint_tensor *look_up(const binder *b, const bind_entry *e, const checkpoint *c,
-                                        const char *prefix) {
+                                        const char *prefix, bool with_overlay) {
     char name[2 * NAME_SIZE];
     snprintf(name, sizeof name, "%s%s", b->canonical[e->group], e->suffix);
-    const checkpoint_tensor *replaced = adapter_replacement(b->overlay, name);
+    const checkpoint_tensor *replaced = with_overlay ? adapter_replacement(b->overlay, name) : NULL;
     if (replaced) return replaced;
     snprintf(name, sizeof name, "%s%s", prefix, e->suffix);
     return checkpoint_find(c, name);
@@ -83,20 +83,29 @@ static void list_name(char *text, size_t size, size_t index, const char *prefix,
     snprintf(text + used, size - used, "%s%s%s", index ? ", " : "", prefix, suffix);
 }
 
-size_t binder_present(const binder *b, bind_group group, const checkpoint *c, const char *prefix,
-                      size_t *total, char *missing, size_t missing_size) {
-    size_t present = 0, absent = 0;
-    if (missing) missing[0] = '\0';
+void binder_present(const binder *b, bind_group group, const char *prefix, bool with_overlay,
+                    presence *found) {
+    *found = (presence){0};
+    size_t absent = 0;
     for (size_t i = 0; i < b->count; i++) {
         const bind_entry *e = &b->entries[i];
         if (e->group != group || e->optional) continue;
-        if (look_up(b, e, c, prefix))
-            present++;
+        found->total++;
+        if (look_up(b, e, b->source[group], prefix, with_overlay))
+            found->present++;
         else
-            list_name(missing, missing_size, absent++, prefix, e->suffix);
+            list_name(found->missing, sizeof found->missing, absent++, prefix, e->suffix);
     }
-    *total = present + absent;
-    return present;
+}
+
+bool bind_is_known_extra(const char *name) {
+    static const char *const parts[] = {
+        ".rotary_emb.inv_freq", "position_ids",       "vision_resampler.",
+        "post_layernorm.",      "text_model.",        "logit_scale",
+        "logit_bias",           "_projection.weight", "vision_model.head."};
+    for (size_t i = 0; i < LLAVA_COUNT(parts); i++)
+        if (strstr(name, parts[i])) return true;
+    return false;
 }
 
 static bool shape_fits(const bind_entry *e, const tensor *t) {
@@ -159,7 +168,7 @@ llava_status binder_resolve(binder *b, llava_error *err) {
     const bind_entry *first = NULL;
     for (size_t i = 0; i < b->count; i++) {
         bind_entry *e = &b->entries[i];
-        e->found = look_up(b, e, b->source[e->group], b->prefix[e->group]);
+        e->found = look_up(b, e, b->source[e->group], b->prefix[e->group], true);
         e->lora = e->found ? look_up_lora(b, e) : NULL;
         if (e->found || e->optional) continue;
         if (!first) first = e;

@@ -55,10 +55,18 @@ void bind_matrix(binder *b, bind_group group, weight *dst, int64_t n_rows, int64
                  const char *name);
 void bind_vector(binder *b, bind_group group, weight *dst, int64_t size, const char *name);
 
-/** How many of a group's tensors a file (or the overlay) holds under a prefix; `missing` (or NULL)
- * gets the first five of the others, separated by commas. */
-size_t binder_present(const binder *b, bind_group group, const checkpoint *c, const char *prefix,
-                      size_t *total, char *missing, size_t missing_size);
+/** How many of a group's tensors were found, and the first five of the others. */
+typedef struct presence {
+    size_t present, total;
+    char missing[LLAVA_ERROR_SIZE]; /* separated by commas */
+} presence;
+
+/** Counts in source[group] under the prefix and, with_overlay, on top of it. */
+void binder_present(const binder *b, bind_group group, const char *prefix, bool with_overlay,
+                    presence *found);
+
+/** Tensors that checkpoints hold without a use here; naming them would be noise. */
+bool bind_is_known_extra(const char *name);
 
 /** Looks everything up: one error for all missing tensors, one for the first mis-shaped. */
 llava_status binder_resolve(binder *b, llava_error *err);

@@ -85,13 +85,14 @@ static llava_status choose_base(load_plan *plan) {
     const llava_load_options *o = plan->options;
     const char *given = o->model_base && o->model_base[0] ? o->model_base : NULL;
     const char *named = plan->model->overlay ? plan->model->overlay->base : NULL;
-    plan->weights_directory = given ? given : named;
-    if (!plan->weights_directory || !path_is_directory(plan->weights_directory))
+    const char *base = given ? given : named;
+    if (!base || !path_is_directory(base))
         return llava_fail(plan->err, given ? LLAVA_IO : LLAVA_BAD_ARGUMENT,
                           given ? "model_base \"%s\": no such directory"
                                 : "%s is %s: it needs model_base, the directory of its base model",
                           given ? given : o->model_path,
                           plan->is_adapter ? "a LoRA adapter" : "a projector without its model");
+    plan->weights_directory = base;
     return LLAVA_OK;
 }
 
@@ -242,21 +243,21 @@ static llava_status find_tower_tensors(load_plan *plan) {
     llava_model *model = plan->model;
     binder *b = &plan->bind;
     const char *prefix = b->canonical[BIND_TOWER];
-    char missing[LLAVA_ERROR_SIZE];
-    size_t total;
-    const size_t present =
-        binder_present(b, BIND_TOWER, model->files[0], prefix, &total, missing, sizeof missing);
-    if (present == total) {
+    presence whole, base;
+    binder_present(b, BIND_TOWER, prefix, true, &whole);
+    binder_present(b, BIND_TOWER, prefix, false, &base);
+    if (whole.present == whole.total) {
         plan->tower_in_checkpoint = true;
         b->prefix[BIND_TOWER] = prefix;
         return config_note(model->config, "tower weights", checkpoint_path(model->files[0]),
                            "the checkpoint holds the complete tower", plan->err);
     }
-    if (present > 0)
+    /* pieces of it in an adapter lie on top of the tower's own directory */
+    if (base.present > 0)
         return llava_fail(plan->err, LLAVA_MALFORMED,
                           "%s: it holds %zu of the vision tower's %zu tensors; missing: %s%s",
-                          checkpoint_path(model->files[0]), present, total, missing,
-                          total - present > 5 ? " and more" : "");
+                          checkpoint_path(model->files[0]), base.present, base.total, base.missing,
+                          base.total - base.present > 5 ? " and more" : "");
     if (!plan->tower_directory)
         return llava_fail(plan->err, LLAVA_IO,
                           "%s holds no vision tower, and mm_vision_tower \"%s\" was not found in "
@@ -291,7 +292,7 @@ llava_status plan_bind(load_plan *plan) {
                           (long long)d->embed.n_rows);
     model->n_vocab = d->embed.n_rows;
     model->n_stored_vocab = d->head.n_rows;
-    const char *unused = adapter_unused(model->overlay);
+    const char *unused = adapter_unused(model->overlay, bind_is_known_extra);
     if (!unused) return LLAVA_OK;
     return llava_fail(plan->err, LLAVA_MALFORMED, "%s: \"%s\" matches nothing in %s",
                       plan->options->model_path, unused, plan->weights_directory);

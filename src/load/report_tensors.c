@@ -54,17 +54,6 @@ static json_t *by_dtype(const checkpoint *c) {
     return types;
 }
 
-/** Tensors that checkpoints hold without a use here; naming them would be noise. */
-static bool is_known_extra(const char *name) {
-    static const char *const parts[] = {
-        ".rotary_emb.inv_freq", "position_ids",       "vision_resampler.",
-        "post_layernorm.",      "text_model.",        "logit_scale",
-        "logit_bias",           "_projection.weight", "vision_model.head."};
-    for (size_t i = 0; i < LLAVA_COUNT(parts); i++)
-        if (strstr(name, parts[i])) return true;
-    return false;
-}
-
 /** Marks the tensors of the model's own files that are bound; NULL when memory is short. */
 static bool *mark_used(const load_plan *plan) {
     const checkpoint *c = plan->model->files[0];
@@ -72,7 +61,8 @@ static bool *mark_used(const load_plan *plan) {
     const checkpoint_tensor *first = checkpoint_at(c, 0);
     for (size_t i = 0; used && first && i < plan->bind.count; i++) {
         const bind_entry *e = &plan->bind.entries[i];
-        if (e->found && plan->bind.source[e->group] == c) used[e->found - first] = true;
+        const size_t n = checkpoint_count(c);
+        if (e->found && e->found >= first && e->found < first + n) used[e->found - first] = true;
     }
     return used;
 }
@@ -90,7 +80,7 @@ static llava_status list_unexpected(const load_plan *plan, json_t *report) {
     size_t count = 0;
     for (size_t i = 0; status == LLAVA_OK && i < checkpoint_count(c); i++) {
         const char *name = checkpoint_at(c, i)->name;
-        if (used[i] || is_known_extra(name)) continue;
+        if (used[i] || bind_is_known_extra(name)) continue;
         count++;
         status = add_name(names, "", name);
     }
