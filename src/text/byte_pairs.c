@@ -178,18 +178,20 @@ static bool add_symbols(const bpe_model *model, const vocabulary *v, bpe_scratch
 }
 
 llava_status bpe_encode(const bpe_model *model, const vocabulary *v, bpe_scratch *scratch,
-                        const char *text, size_t size, ids *out, llava_error *err) {
-    if (!size) return LLAVA_OK;
+                        span text, ids *out, llava_error *err) {
+    if (!text.size) return LLAVA_OK;
     if (model->ignore_merges) {
-        const int32_t id = vocabulary_id(v, (span){text, size});
+        const int32_t id = vocabulary_id(v, text);
         if (id >= 0)
             return ids_append(out, &id, 1) ? LLAVA_OK : llava_fail_memory(err, 4, "token ids");
     }
     size_t n_symbols;
-    if (!size_mul(size, 1 + model->prefix.size, &n_symbols) ||
+    if (!size_mul(text.size, 1 + model->prefix.size, &n_symbols) ||
         !size_add(n_symbols, model->suffix.size + 1, &n_symbols) || n_symbols > INT32_MAX)
-        return llava_fail(err, LLAVA_BAD_ARGUMENT, "text of %zu bytes is too long to encode", size);
-    if (!scratch_reserve(scratch, n_symbols) || !add_symbols(model, v, scratch, text, size))
+        return llava_fail(err, LLAVA_BAD_ARGUMENT, "text of %zu bytes is too long to encode",
+                          text.size);
+    if (!scratch_reserve(scratch, n_symbols) ||
+        !add_symbols(model, v, scratch, text.data, text.size))
         return llava_fail_memory(err, n_symbols * sizeof(bpe_symbol), "encoding text");
     merge_all(model, scratch);
     for (int32_t i = scratch->n_symbols ? 0 : -1; i >= 0; i = scratch->symbols[i].next)

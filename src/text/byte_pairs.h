@@ -43,7 +43,7 @@ void bpe_scratch_free(bpe_scratch *scratch);
 
 /** Appends the ids of one word of valid UTF-8. */
 llava_status bpe_encode(const bpe_model *model, const vocabulary *v, bpe_scratch *scratch,
-                        const char *text, size_t size, ids *out, llava_error *err);
+                        span text, ids *out, llava_error *err);
 llava_status unigram_encode(const unigram_model *model, const vocabulary *v, const char *text,
                             size_t size, ids *out, llava_error *err);
 

@@ -73,13 +73,13 @@ static llava_status split_added(fast_encoding *e, const prefix_index *index, con
 static llava_status encode_word(fast_encoding *e, const char *text, size_t size) {
     if (e->t->model == MODEL_UNIGRAM)
         return unigram_encode(&e->t->unigram, &e->t->vocab, text, size, e->out, e->err);
-    return bpe_encode(&e->t->bpe, &e->t->vocab, &e->scratch, text, size, e->out, e->err);
+    return bpe_encode(&e->t->bpe, &e->t->vocab, &e->scratch, (span){text, size}, e->out, e->err);
 }
 
 static llava_status encode_segment(fast_encoding *e, const char *text, size_t size, bool at_start) {
     if (!e->t->pre_tokenizer.n_steps) return encode_word(e, text, size);
-    LLAVA_TRY(pre_tokenizer_run(&e->t->pre_tokenizer, text, size, at_start, &e->words, &e->spare,
-                                e->err));
+    LLAVA_TRY(pre_tokenizer_run(&e->t->pre_tokenizer, (span){text, size}, at_start, &e->words,
+                                &e->spare, e->err));
     for (size_t i = 0; i < e->words.count; i++)
         LLAVA_TRY(
             encode_word(e, e->words.text.data + e->words.items[i].start, e->words.items[i].size));

@@ -150,7 +150,8 @@ static llava_status encode_words(const llava_tokenizer *t, span text, bpe_scratc
         if (!byte_level_append(text.data + at, end - at, &spelled))
             status = llava_fail_memory(err, end - at, "encoding text");
         else
-            status = bpe_encode(&t->bpe, &t->vocab, scratch, spelled.data, spelled.size, out, err);
+            status = bpe_encode(&t->bpe, &t->vocab, scratch, (span){spelled.data, spelled.size},
+                                out, err);
         at = end;
     }
     bytes_free(&spelled);

@@ -13,7 +13,7 @@
 
 llava_status normalizer_add(component_memory *memory, normalizer *n, normalizer_step step,
                             llava_error *err) {
-    n->steps = component_grow(memory, n->steps, n->n_steps, &n->capacity, sizeof step, WHAT, err);
+    n->steps = component_grow(memory, n->steps, n->n_steps, &n->capacity, sizeof step, err);
     if (!n->steps) {
         n->n_steps = n->capacity = 0;
         return err ? err->code : LLAVA_UNSUPPORTED;
@@ -103,14 +103,14 @@ static llava_status parse_step(component_memory *memory, const json_t *value, co
     }
     if (!strcmp(type, "Prepend")) {
         step->kind = NORMALIZER_PREPEND;
-        return component_text(memory, value, WHAT, "prepend", NULL, &step->text, err);
+        return component_text(memory, value, "prepend", NULL, &step->text, err);
     }
     if (!strcmp(type, "Replace")) {
         split_pattern *pattern;
         step->kind = NORMALIZER_REPLACE;
         LLAVA_TRY(pattern_parse(memory, json_object_get(value, "pattern"), WHAT, &pattern, err));
         step->pattern = pattern;
-        return component_text(memory, value, WHAT, "content", NULL, &step->text, err);
+        return component_text(memory, value, "content", NULL, &step->text, err);
     }
     if (!strcmp(type, "Precompiled")) return parse_charsmap(memory, value, step, err);
     return llava_fail(err, LLAVA_UNSUPPORTED, WHAT " of type \"%.40s\" is not supported", type);
@@ -140,6 +140,7 @@ static llava_status parse_nested(component_memory *memory, const json_t *value, 
 
 llava_status normalizer_parse(component_memory *memory, const json_t *value, normalizer *out,
                               llava_error *err) {
+    memory->what = WHAT;
     *out = (normalizer){0};
     if (!value || json_is_null(value)) return LLAVA_OK;
     return parse_nested(memory, value, 0, out, err);

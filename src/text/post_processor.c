@@ -10,7 +10,7 @@
 static llava_status add_template(component_memory *memory, post_processor *p, post_template added,
                                  llava_error *err) {
     p->templates =
-        component_grow(memory, p->templates, p->n_templates, &p->capacity, sizeof added, WHAT, err);
+        component_grow(memory, p->templates, p->n_templates, &p->capacity, sizeof added, err);
     if (!p->templates) {
         p->n_templates = p->capacity = 0;
         return err ? err->code : LLAVA_UNSUPPORTED;
@@ -123,6 +123,7 @@ static llava_status parse_nested(component_memory *memory, const json_t *value, 
 
 llava_status post_processor_parse(component_memory *memory, const json_t *value,
                                   post_processor *out, llava_error *err) {
+    memory->what = WHAT;
     *out = (post_processor){0};
     if (!value || json_is_null(value)) return LLAVA_OK;
     return parse_nested(memory, value, 0, out, err);

@@ -10,7 +10,7 @@
 
 llava_status pre_tokenizer_add(component_memory *memory, pre_tokenizer *p, pre_tokenizer_step step,
                                llava_error *err) {
-    p->steps = component_grow(memory, p->steps, p->n_steps, &p->capacity, sizeof step, WHAT, err);
+    p->steps = component_grow(memory, p->steps, p->n_steps, &p->capacity, sizeof step, err);
     if (!p->steps) {
         p->n_steps = p->capacity = 0;
         return err ? err->code : LLAVA_UNSUPPORTED;
@@ -72,8 +72,7 @@ static llava_status parse_metaspace(component_memory *memory, const json_t *valu
     bool add_prefix_space;
     split_pattern *pattern;
     step->kind = PRE_METASPACE;
-    LLAVA_TRY(
-        component_text(memory, value, WHAT, "replacement", SPACE_SYMBOL, &step->replacement, err));
+    LLAVA_TRY(component_text(memory, value, "replacement", SPACE_SYMBOL, &step->replacement, err));
     LLAVA_TRY(json_get_bool(value, WHAT, "split", true, &step->split, err));
     LLAVA_TRY(json_get_bool(value, WHAT, "add_prefix_space", true, &add_prefix_space, err));
     /* files of 2023 have the boolean alone */
@@ -111,7 +110,7 @@ static llava_status parse_step(component_memory *memory, const json_t *value, co
         span delimiter;
         split_pattern *pattern;
         step->kind = PRE_SPLIT;
-        LLAVA_TRY(component_text(memory, value, WHAT, "delimiter", NULL, &delimiter, err));
+        LLAVA_TRY(component_text(memory, value, "delimiter", NULL, &delimiter, err));
         LLAVA_TRY(pattern_new_literal(memory, delimiter, &pattern, err));
         step->pattern = pattern;
         return LLAVA_OK;
@@ -151,6 +150,7 @@ static llava_status parse_nested(component_memory *memory, const json_t *value, 
 
 llava_status pre_tokenizer_parse(component_memory *memory, const json_t *value, pre_tokenizer *out,
                                  llava_error *err) {
+    memory->what = WHAT;
     *out = (pre_tokenizer){0};
     if (!value || json_is_null(value)) return LLAVA_OK;
     return parse_nested(memory, value, 0, out, err);
@@ -300,51 +300,66 @@ static llava_status cut_word(const pre_tokenizer_step *step, const char *text, s
     return LLAVA_OK;
 }
 
+/* One step over all words. */
+typedef struct step_run {
+    const pre_tokenizer_step *step;
+    const word_list *from;
+    word_list *to;
+    bytes raw; /* ByteLevel: a word before its bytes are spelled */
+    cut_list cuts;
+    llava_error *err;
+} step_run;
+
 /* Rewrites one word into to->text, cuts it, and for ByteLevel spells its bytes. */
-static llava_status run_word(const pre_tokenizer_step *step, const word_list *from, const word *w,
-                             word_list *to, bytes *raw, cut_list *cuts, llava_error *err) {
-    const bool spell = step->kind == PRE_BYTE_LEVEL;
-    bytes *text = spell ? raw : &to->text;
-    if (spell) raw->size = 0;
+static llava_status run_word(step_run *run, const word *w) {
+    const bool spell = run->step->kind == PRE_BYTE_LEVEL;
+    word_list *to = run->to;
+    bytes *text = spell ? &run->raw : &to->text;
+    if (spell) run->raw.size = 0;
     const size_t base = text->size;
-    if (!rewrite(step, from->text.data, w, text))
-        return llava_fail_memory(err, w->size, "splitting text");
-    LLAVA_TRY(cut_word(step, text->data + base, text->size - base, cuts, err));
-    for (size_t i = 0; i < cuts->count; i++) {
-        const cut c = cuts->items[i];
+    if (!rewrite(run->step, run->from->text.data, w, text))
+        return llava_fail_memory(run->err, w->size, "splitting text");
+    LLAVA_TRY(cut_word(run->step, text->data + base, text->size - base, &run->cuts, run->err));
+    for (size_t i = 0; i < run->cuts.count; i++) {
+        const cut c = run->cuts.items[i];
         size_t start = base + c.start, size = c.end - c.start;
         bool ok = true;
         if (c.is_match) continue;
         if (spell) {
             start = to->text.size;
-            ok = byte_level_append(raw->data + c.start, size, &to->text);
+            ok = byte_level_append(run->raw.data + c.start, size, &to->text);
             size = to->text.size - start;
         }
         if (!ok || !word_list_add(to, start, size, w->at_start && c.start == 0))
-            return llava_fail_memory(err, size, "splitting text");
+            return llava_fail_memory(run->err, size, "splitting text");
     }
     return LLAVA_OK;
 }
 
-llava_status pre_tokenizer_run(const pre_tokenizer *p, const char *text, size_t size, bool at_start,
-                               word_list *words, word_list *spare, llava_error *err) {
-    bytes raw = {0};
-    cut_list cuts = {0};
+static llava_status run_step(step_run *run) {
+    run->to->count = 0;
+    run->to->text.size = 0;
+    for (size_t i = 0; i < run->from->count; i++) LLAVA_TRY(run_word(run, &run->from->items[i]));
+    return LLAVA_OK;
+}
+
+llava_status pre_tokenizer_run(const pre_tokenizer *p, span text, bool at_start, word_list *words,
+                               word_list *spare, llava_error *err) {
+    step_run run = {.from = words, .to = spare, .err = err};
     llava_status status = LLAVA_OK;
     words->count = 0;
     words->text.size = 0;
-    if (!bytes_append(&words->text, text, size) || !word_list_add(words, 0, size, at_start))
-        return llava_fail_memory(err, size, "splitting text");
+    if (!bytes_append(&words->text, text.data, text.size) ||
+        !word_list_add(words, 0, text.size, at_start))
+        return llava_fail_memory(err, text.size, "splitting text");
     for (size_t s = 0; status == LLAVA_OK && s < p->n_steps; s++) {
-        spare->count = 0;
-        spare->text.size = 0;
-        for (size_t i = 0; status == LLAVA_OK && i < words->count; i++)
-            status = run_word(&p->steps[s], words, &words->items[i], spare, &raw, &cuts, err);
+        run.step = &p->steps[s];
+        status = run_step(&run);
         const word_list swap = *words;
         *words = *spare;
         *spare = swap;
     }
-    bytes_free(&raw);
-    cut_list_free(&cuts);
+    bytes_free(&run.raw);
+    cut_list_free(&run.cuts);
     return status;
 }

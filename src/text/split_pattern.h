@@ -28,6 +28,7 @@ typedef struct split_pattern {
 typedef struct component_memory {
     arena *memory;
     split_pattern *patterns;
+    const char *what; /* names the component being parsed in errors */
 } component_memory;
 
 void component_memory_free(component_memory *memory);

@@ -15,7 +15,8 @@ llava_status component_type(const json_t *value, const char *what, const char **
 }
 
 void *component_grow(component_memory *memory, void *items, size_t count, size_t *capacity,
-                     size_t element_size, const char *what, llava_error *err) {
+                     size_t element_size, llava_error *err) {
+    const char *what = memory->what ? memory->what : "tokenizer";
     if (count < *capacity) return items;
     if (count >= COMPONENT_MAX_STEPS) {
         llava_fail(err, LLAVA_UNSUPPORTED, "%s: more than %d steps", what, COMPONENT_MAX_STEPS);
@@ -32,8 +33,9 @@ void *component_grow(component_memory *memory, void *items, size_t count, size_t
     return copy;
 }
 
-llava_status component_text(component_memory *memory, const json_t *value, const char *what,
-                            const char *key, const char *fallback, span *text, llava_error *err) {
+llava_status component_text(component_memory *memory, const json_t *value, const char *key,
+                            const char *fallback, span *text, llava_error *err) {
+    const char *what = memory->what;
     const json_t *member = json_get(value, key);
     if (member && !json_is_string(member))
         return llava_fail(err, LLAVA_MALFORMED, "%s: \"%s\": expected a string, got %s", what, key,

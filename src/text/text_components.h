@@ -105,8 +105,8 @@ llava_status pre_tokenizer_parse(component_memory *memory, const json_t *value, 
 llava_status pre_tokenizer_add(component_memory *memory, pre_tokenizer *p, pre_tokenizer_step step,
                                llava_error *err);
 /** Cuts one segment into words; spare is working memory. Both lists are overwritten. */
-llava_status pre_tokenizer_run(const pre_tokenizer *p, const char *text, size_t size, bool at_start,
-                               word_list *words, word_list *spare, llava_error *err);
+llava_status pre_tokenizer_run(const pre_tokenizer *p, span text, bool at_start, word_list *words,
+                               word_list *spare, llava_error *err);
 
 /* ---------------------------------------------------------------- bytes as characters */
 
@@ -208,9 +208,9 @@ llava_status component_type(const json_t *value, const char *what, const char **
                             llava_error *err);
 /** Room for one more element of an arena array of COMPONENT_MAX_STEPS at most; NULL on failure. */
 void *component_grow(component_memory *memory, void *items, size_t count, size_t *capacity,
-                     size_t element_size, const char *what, llava_error *err);
+                     size_t element_size, llava_error *err);
 /** A string member copied to the arena; absent: fallback. */
-llava_status component_text(component_memory *memory, const json_t *value, const char *what,
-                            const char *key, const char *fallback, span *text, llava_error *err);
+llava_status component_text(component_memory *memory, const json_t *value, const char *key,
+                            const char *fallback, span *text, llava_error *err);
 
 #endif

@@ -8,7 +8,7 @@
 
 llava_status token_decoder_add(component_memory *memory, token_decoder *d, decoder_step step,
                                llava_error *err) {
-    d->steps = component_grow(memory, d->steps, d->n_steps, &d->capacity, sizeof step, WHAT, err);
+    d->steps = component_grow(memory, d->steps, d->n_steps, &d->capacity, sizeof step, err);
     if (!d->steps) {
         d->n_steps = d->capacity = 0;
         return err ? err->code : LLAVA_UNSUPPORTED;
@@ -24,7 +24,7 @@ static llava_status parse_strip(component_memory *memory, const json_t *value, d
                                 llava_error *err) {
     int64_t start, stop;
     step->kind = DECODER_STRIP;
-    LLAVA_TRY(component_text(memory, value, WHAT, "content", " ", &step->text, err));
+    LLAVA_TRY(component_text(memory, value, "content", " ", &step->text, err));
     LLAVA_TRY(json_get_i64(value, WHAT, "start", 0, &start, err));
     LLAVA_TRY(json_get_i64(value, WHAT, "stop", 0, &stop, err));
     int32_t code;
@@ -45,7 +45,7 @@ static llava_status parse_metaspace(component_memory *memory, const json_t *valu
     bool add_prefix_space;
     const char *scheme;
     step->kind = DECODER_METASPACE;
-    LLAVA_TRY(component_text(memory, value, WHAT, "replacement", SPACE_SYMBOL, &step->text, err));
+    LLAVA_TRY(component_text(memory, value, "replacement", SPACE_SYMBOL, &step->text, err));
     LLAVA_TRY(json_get_bool(value, WHAT, "add_prefix_space", true, &add_prefix_space, err));
     LLAVA_TRY(json_get_string(value, WHAT, "prepend_scheme", add_prefix_space ? "always" : "never",
                               &scheme, err));
@@ -61,18 +61,18 @@ static llava_status parse_step(component_memory *memory, const json_t *value, co
         step->kind = DECODER_REPLACE;
         LLAVA_TRY(pattern_parse(memory, json_object_get(value, "pattern"), WHAT, &pattern, err));
         step->pattern = pattern;
-        return component_text(memory, value, WHAT, "content", NULL, &step->text, err);
+        return component_text(memory, value, "content", NULL, &step->text, err);
     }
     if (!strcmp(type, "Strip")) return parse_strip(memory, value, step, err);
     if (!strcmp(type, "Metaspace")) return parse_metaspace(memory, value, step, err);
     if (!strcmp(type, "WordPiece")) {
         step->kind = DECODER_WORD_PIECE;
         LLAVA_TRY(json_get_bool(value, WHAT, "cleanup", true, &step->cleanup, err));
-        return component_text(memory, value, WHAT, "prefix", "##", &step->text, err);
+        return component_text(memory, value, "prefix", "##", &step->text, err);
     }
     if (!strcmp(type, "BPEDecoder")) {
         step->kind = DECODER_BPE;
-        return component_text(memory, value, WHAT, "suffix", "</w>", &step->text, err);
+        return component_text(memory, value, "suffix", "</w>", &step->text, err);
     }
     if (!strcmp(type, "ByteFallback"))
         step->kind = DECODER_BYTE_FALLBACK;
@@ -109,6 +109,7 @@ static llava_status parse_nested(component_memory *memory, const json_t *value, 
 
 llava_status token_decoder_parse(component_memory *memory, const json_t *value, token_decoder *out,
                                  llava_error *err) {
+    memory->what = WHAT;
     *out = (token_decoder){0};
     if (!value || json_is_null(value))
         return token_decoder_add(memory, out, (decoder_step){.kind = DECODER_JOIN}, err);

@@ -91,13 +91,13 @@ static llava_status load_bpe(llava_tokenizer *t, const json_t *model, llava_erro
     const json_t *merges = json_object_get(model, "merges");
     span unk;
     t->model = MODEL_BPE;
+    memory->what = WHAT;
     LLAVA_TRY(json_get_bool(model, WHAT, "fuse_unk", false, &bpe->fuse_unk, err));
     LLAVA_TRY(json_get_bool(model, WHAT, "byte_fallback", false, &bpe->byte_fallback, err));
     LLAVA_TRY(json_get_bool(model, WHAT, "ignore_merges", false, &bpe->ignore_merges, err));
-    LLAVA_TRY(
-        component_text(memory, model, WHAT, "continuing_subword_prefix", "", &bpe->prefix, err));
-    LLAVA_TRY(component_text(memory, model, WHAT, "end_of_word_suffix", "", &bpe->suffix, err));
-    LLAVA_TRY(component_text(memory, model, WHAT, "unk_token", "", &unk, err));
+    LLAVA_TRY(component_text(memory, model, "continuing_subword_prefix", "", &bpe->prefix, err));
+    LLAVA_TRY(component_text(memory, model, "end_of_word_suffix", "", &bpe->suffix, err));
+    LLAVA_TRY(component_text(memory, model, "unk_token", "", &unk, err));
     if (bpe->prefix.size > 64 || bpe->suffix.size > 64)
         return llava_fail(err, LLAVA_UNSUPPORTED,
                           WHAT ": a subword prefix or suffix over 64 bytes");

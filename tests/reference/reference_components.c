@@ -14,7 +14,7 @@ static span string_span(const json_t *value) {
     return (span){json_string_value(value), json_string_length(value)};
 }
 
-static void start(component_memory *memory) { *memory = (component_memory){arena_new(), NULL}; }
+static void start(component_memory *memory) { *memory = (component_memory){.memory = arena_new()}; }
 
 static void check_normalizer(void *user, const json_t *row) {
     component_check *c = user;
@@ -65,8 +65,7 @@ static void check_pre_tokenizer(void *user, const json_t *row) {
     else
         json_array_foreach(json_object_get(row, "cases"), i, item) {
             const span text = string_span(json_array_get(item, 0));
-            if (pre_tokenizer_run(&p, text.data, text.size, true, &words, &spare, &err) ==
-                    LLAVA_OK &&
+            if (pre_tokenizer_run(&p, text, true, &words, &spare, &err) == LLAVA_OK &&
                 same_words(&words, json_array_get(item, 1)))
                 reference_pass(c->count);
             else

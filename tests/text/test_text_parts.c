@@ -171,7 +171,7 @@ static void test_scanner(void **state) {
 
 /* The scanner and the regular expression it stands for. */
 static void assert_same_cuts(pattern_kind kind, const char *regex, const char *text, size_t size) {
-    component_memory memory = {arena_new(), NULL};
+    component_memory memory = {.memory = arena_new()};
     split_pattern known = {.kind = kind}, *compiled;
     cut_list a = {0}, b = {0};
     bytes wrapped = {0};
@@ -258,7 +258,7 @@ static void test_fused_decoders(void **state) {
         "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"Replace\","
         "\"pattern\":{\"String\":\"ab\"},\"content\":\"-\"},{\"type\":\"Strip\",\"content\":\"c\","
         "\"start\":1,\"stop\":2}]}";
-    component_memory memory = {arena_new(), NULL};
+    component_memory memory = {.memory = arena_new()};
     token_decoder decoder;
     decoder_run run;
     json_t *root;
