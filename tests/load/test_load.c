@@ -385,6 +385,10 @@ static void test_report_of_nothing(void **state) {
     o.model_path = scratch_path(&place, "nowhere");
     assert_non_null(strstr(inspect_stage_error(&o, "mode"), "no such directory"));
     o = options_here();
+    scratch_text(&place, "m/config.json", TINY_LLAMA);
+    scratch_text(&place, "m/mm_projector.bin", "x"); /* needs model_base, which is not given */
+    assert_non_null(strstr(inspect_stage_error(&o, "mode"), "model_base"));
+    assert_non_null(strstr(inspect_stage_error(&o, "weights"), "no weights"));
     scratch_text(&place, "m/config.json", "{\"model_type\":\"llama\"");
     scratch_text(&place, "m/model.safetensors", "<html>");
     assert_non_null(strstr(inspect_stage_error(&o, "config"), "not valid JSON"));
