@@ -137,12 +137,18 @@ static const struct {
 
 /* ---------------------------------------------------------------- attention */
 
+#define KV_TOKENS 64
+#define KV_BLOCKS 256
+
+/** Keys and values in blocks [kv_head][token][head_dim], as the cache has them. */
 static void run_attention(const subject *s) {
-    const int64_t row = s->kv_heads * s->head_dim;
-    const size_t n_bytes = (size_t)(s->keys * row) * dtype_size(s->dtype);
-    void *const k[1] = {(void *)(uintptr_t)limits_cold(n_bytes)};
-    void *const v[1] = {(void *)(uintptr_t)limits_cold(n_bytes)};
-    kv_view view = {k, s->keys, row, s->head_dim, s->dtype};
+    static void *blocks[2][KV_BLOCKS];
+    const int64_t block = s->m == s->keys ? s->keys : KV_TOKENS;
+    const size_t n_bytes = (size_t)(block * s->kv_heads * s->head_dim) * dtype_size(s->dtype);
+    for (int64_t b = 0; b < ceil_div(s->keys, block); b++)
+        for (int which = 0; which < 2; which++)
+            blocks[which][b] = (void *)(uintptr_t)limits_cold(n_bytes);
+    const kv_view view = {blocks[0], block, s->head_dim, block * s->head_dim, s->dtype};
     attention_args args = {.q = input,
                            .q_stride = s->heads * s->head_dim,
                            .dst = output,
@@ -156,7 +162,7 @@ static void run_attention(const subject *s) {
                            .scale = 0.02f,
                            .k = view,
                            .v = view};
-    args.v.blocks = v;
+    args.v.blocks = blocks[1];
     dev->ops->attention(dev, &args);
 }
 

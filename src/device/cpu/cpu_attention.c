@@ -11,7 +11,8 @@
 
 #include "device/cpu/cpu.h"
 
-#define MAX_ROWS 128 /* query rows x heads taken together */
+#define MAX_ROWS 256 /* query rows x heads taken together */
+#define FEW_ROWS 32  /* up to here keys and values come from memory faster than they are used */
 
 typedef struct attention_job {
     device *d;
@@ -102,6 +103,18 @@ static void load_values(const attention_job *job, const attention_block *block, 
         default: memcpy(dst, src, (size_t)dim * sizeof *dst); break;
         }
         for (int64_t i = dim; i < job->width; i++) dst[i] = 0;
+    }
+}
+
+/** Asks for the block that comes next; nothing else hides the latency when there are few rows. */
+static void prefetch_block(const attention_job *job, const attention_block *block,
+                           const kv_view *view, int64_t first, int64_t last) {
+    if (block->n_rows * block->n_heads > FEW_ROWS) return;
+    const int64_t n_bytes = job->args->head_dim * (int64_t)dtype_size(view->dtype);
+    const int64_t end = i64_min(first + KERNEL_KEYS, last);
+    for (int64_t t = first; t < end; t++) {
+        const uint8_t *src = kv_at(view, t, block->kv_head);
+        for (int64_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(src + i, 0, 2);
     }
 }
 
@@ -225,9 +238,11 @@ static void attention_task(void *user, int64_t index) {
     for (int64_t key = first / KERNEL_KEYS * KERNEL_KEYS; key < last; key = end) {
         end = i64_min(key + KERNEL_KEYS, last);
         load_keys(job, &block, key, end);
+        prefetch_block(job, &block, &args->k, key + KERNEL_KEYS, last);
         multiply_keys(job, &block, end - key);
         weigh_scores(job, &block, key);
         load_values(job, &block, key, end);
+        prefetch_block(job, &block, &args->v, key + KERNEL_KEYS, last);
         multiply_values(job, &block, end - key);
         end = key + KERNEL_KEYS;
     }

@@ -231,26 +231,34 @@ static void NAME(rope)(float *x, const float *cos, const float *sin, int64_t hal
 
 #define KEY_VECTORS (KERNEL_KEYS / LANES)
 
-static float NAME(softmax_step)(const softmax_args *args) {
-    float *scores = args->scores;
+/** Scores of the keys that count; the others -infinity. */
+INLINE void weigh_scores(const softmax_args *args, vec s[KEY_VECTORS]) {
     const vec scale = v_set(args->scale), slope = v_set(args->slope), offset = v_set(args->offset);
+    UNROLL for (int j = 0; j < KEY_VECTORS; j++) {
+        s[j] = v_mul(v_load(args->scores + j * LANES), scale);
+    }
+    if (args->slope == 0 && args->first <= 0 && args->last >= KERNEL_KEYS) return;
     const vec first = v_set((float)args->first), last = v_set((float)args->last);
     const vec hidden = v_set(-INFINITY);
-    vec s[KEY_VECTORS], highest = v_set(*args->maximum);
-    for (int j = 0; j < KEY_VECTORS; j++) {
+    UNROLL for (int j = 0; j < KEY_VECTORS; j++) {
         const vec index = v_add(v_index(), v_set((float)(j * LANES)));
-        const vec bias = v_mul(slope, v_add(index, offset));
-        s[j] = v_add(v_mul(v_load(scores + j * LANES), scale), bias);
+        s[j] = v_add(s[j], v_mul(slope, v_add(index, offset)));
         s[j] = v_less(index, first, hidden, v_less(index, last, s[j], hidden));
-        highest = v_max(s[j], highest);
     }
+}
+
+static float NAME(softmax_step)(const softmax_args *args) {
+    float *scores = args->scores;
+    vec s[KEY_VECTORS], highest = v_set(*args->maximum);
+    weigh_scores(args, s);
+    UNROLL for (int j = 0; j < KEY_VECTORS; j++) highest = v_max(s[j], highest);
     const float before = *args->maximum, maximum = v_maximum(highest);
     if (maximum == -INFINITY) { /* nothing seen so far */
         for (int j = 0; j < KEY_VECTORS; j++) v_store(scores + j * LANES, v_set(0));
         return 1;
     }
     vec sum = v_set(0);
-    for (int j = 0; j < KEY_VECTORS; j++) {
+    UNROLL for (int j = 0; j < KEY_VECTORS; j++) {
         s[j] = v_exp(v_sub(s[j], v_set(maximum)));
         sum = v_add(sum, s[j]);
         v_store(scores + j * LANES, s[j]);
