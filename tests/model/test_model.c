@@ -3,7 +3,8 @@
  * Every stage of the forward pass on recorded calls of the reference, each fed with what the
  * recording has in front of it: pictures -> tower -> projector -> rows of the prompt, recorded
  * embeddings -> hidden states -> logits, token by token too. With plain C kernels and with the
- * best ones.
+ * best ones. Then whole prompts in half precision: over all recordings, our logits may be no
+ * further from the reference's float32 ones than its own half-precision run is.
  */
 #include <dirent.h>
 #include <math.h>
@@ -26,6 +27,7 @@ typedef struct test_case {
     const llava_model *model;
     const llava_image_processor *processor;
     arena *memory;
+    llava_dtype dtype;
     char trouble[512]; /* first thing that differs; empty: none */
     int n_compared;
     double worst; /* largest difference / limit */
@@ -68,6 +70,7 @@ static const float *recorded(test_case *c, const char *name, int64_t *count) {
 static void compare(test_case *c, const char *name, const float *own, int64_t n_own,
                     int64_t width) {
     int64_t count = 0;
+    if (c->dtype != LLAVA_DTYPE_F32) return;
     const float *reference = recorded(c, name, &count);
     if (!reference) return;
     if (count != n_own) {
@@ -92,6 +95,45 @@ static void compare(test_case *c, const char *name, const float *own, int64_t n_
                    (long long)(row / width), cosine, largest / sigma);
     }
     c->n_compared++;
+}
+
+/* ---------------------------------------------------------------- half precision */
+
+/** Mean divergences KL(float32 reference || half precision), summed over the cases. */
+typedef struct half_sums {
+    llava_dtype dtype;
+    double own, reference;
+    int n_cases;
+} half_sums;
+
+static double mean_divergence(const float *exact, const float *other, int64_t n, int64_t vocab) {
+    double sum = 0;
+    for (int64_t row = 0; row < n * vocab; row += vocab) {
+        double total[2] = {0, 0};
+        for (int64_t v = row; v < row + vocab; v++) {
+            total[0] += exp((double)exact[v]);
+            total[1] += exp((double)other[v]);
+        }
+        for (int64_t v = row; v < row + vocab; v++)
+            sum += exp((double)exact[v]) / total[0] *
+                   ((double)exact[v] - (double)other[v] - log(total[0] / total[1]));
+    }
+    return sum / (double)n;
+}
+
+/** own: logits of the prompt's last n_own rows. */
+static void add_divergence(test_case *c, const float *own, int64_t n_own, half_sums *sums) {
+    char name[64];
+    const int64_t vocab = c->model->n_vocab;
+    int64_t n_exact = 0, n_half = 0;
+    snprintf(name, sizeof name, "logits.%s", dtype_name(sums->dtype));
+    const float *exact = recorded(c, "logits", &n_exact), *half = recorded(c, name, &n_half);
+    const int64_t n = i64_min(i64_min(n_exact, n_half) / vocab, n_own);
+    if (!exact || !half || n < 1) return;
+    exact += n_exact - n * vocab;
+    sums->own += mean_divergence(exact, own + (n_own - n) * vocab, n, vocab);
+    sums->reference += mean_divergence(exact, half + n_half - n * vocab, n, vocab);
+    sums->n_cases++;
 }
 
 /* ---------------------------------------------------------------- pictures */
@@ -257,21 +299,33 @@ static void check_logits(test_case *c, decoder_case *d) {
     compare(c, "step_logits", steps, n_steps * vocab, vocab);
 }
 
-/** From the recorded rows of the prompt, or from own where they were not recorded. */
-static void check_decoder(test_case *c, const float *own, int64_t n_rows) {
+/** The prompt's logits in the case's half-precision type. */
+static void check_half(test_case *c, decoder_case *d, half_sums *sums) {
+    const int64_t n = i64_min(d->n_rows, 64), vocab = c->model->n_vocab;
+    float *logits = arena_array(c->memory, (size_t)(n * vocab), sizeof *logits);
+    feed(c, d,
+         &(decoder_item){.rows = d->prompt, .n_rows = d->n_rows, .n_logits = n, .logits = logits});
+    add_divergence(c, logits, n, sums);
+    c->n_compared++;
+}
+
+/** In float32 from the recorded rows of the prompt where there are some, else from own. */
+static void check_decoder(test_case *c, const float *own, int64_t n_rows, half_sums *sums) {
     int64_t count = 0;
     llava_error err = {0};
-    decoder_case d = {.prompt = recorded(c, "inputs_embeds", &count), .n_rows = n_rows};
+    decoder_case d = {.prompt = sums ? NULL : recorded(c, "inputs_embeds", &count),
+                      .n_rows = n_rows};
     if (!d.prompt) d.prompt = own;
     const int64_t limit = d.n_rows + 256;
     if (ok(c, kv_pool_new(c->model, limit, &d.pool, &err), &err) &&
         ok(c, kv_sequence_new(d.pool, limit, &d.seq, &err), &err) &&
-        ok(c,
-           decoder_scratch_new(c->model, d.n_rows, i64_max(PROMPT_PIECE, 1), limit, &d.scratch,
-                               &err),
-           &err)) {
-        check_hidden(c, &d);
-        check_logits(c, &d);
+        ok(c, decoder_scratch_new(c->model, d.n_rows, 64, limit, &d.scratch, &err), &err)) {
+        if (sums) {
+            check_half(c, &d, sums);
+        } else {
+            check_hidden(c, &d);
+            check_logits(c, &d);
+        }
     }
     kv_sequence_free(&d.seq);
     decoder_scratch_free(&d.scratch);
@@ -280,7 +334,7 @@ static void check_decoder(test_case *c, const float *own, int64_t n_rows) {
 
 /* ---------------------------------------------------------------- cases */
 
-static void check_call(test_case *c, const char *level) {
+static void check_call(test_case *c, const char *level, half_sums *sums) {
     const json_t *call = json_object_get(c->root, "call");
     const json_t *images = json_object_get(c->root, "images");
     const json_t *overwrite = json_object_get(call, "overwrite_config");
@@ -289,7 +343,7 @@ static void check_call(test_case *c, const char *level) {
         .model_path = json_string_value(json_object_get(call, "model_path")),
         .model_base = json_string_value(json_object_get(call, "model_base")),
         .model_name = json_string_value(json_object_get(call, "model_name")),
-        .torch_dtype = LLAVA_DTYPE_F32,
+        .torch_dtype = c->dtype,
         .overwrite_config = text,
         .multimodal = json_is_true(json_object_get(call, "multimodal")),
         .n_threads = 2,
@@ -307,7 +361,7 @@ static void check_call(test_case *c, const char *level) {
             check_picture(c, i, &pictures[i]);
     int64_t n_rows = 0;
     const float *rows = c->trouble[0] ? NULL : check_splice(c, pictures, &n_rows);
-    if (!c->trouble[0]) check_decoder(c, rows, n_rows);
+    if (!c->trouble[0]) check_decoder(c, rows, n_rows, sums);
     for (size_t i = 0; i < n; i++) {
         vision_plan_free(&pictures[i].plan);
         for (size_t f = 0; f < pictures[i].n_frames; f++) llava_image_free(&pictures[i].frames[f]);
@@ -357,30 +411,37 @@ static void check_tower(test_case *c, const char *level) {
     }
 }
 
-static void run_case(reference_count *count, const char *base, const char *level) {
-    test_case c = {.memory = arena_new()};
+static bool half_recorded(const test_case *c) {
+    char name[64];
+    snprintf(name, sizeof name, "logits.%s", dtype_name(c->dtype));
+    return checkpoint_find(c->tensors, name) != NULL;
+}
+
+static void run_case(reference_count *count, const char *base, const char *level, half_sums *sums) {
+    test_case c = {.memory = arena_new(), .dtype = sums ? sums->dtype : LLAVA_DTYPE_F32};
     char path[512];
     llava_error err = {0};
-    snprintf(c.name, sizeof c.name, "%.200s (%s)", base, level);
+    snprintf(c.name, sizeof c.name, "%.200s (%s, %s)", base, level, dtype_name(c.dtype));
     snprintf(path, sizeof path, "%s.json", base);
-    ok(&c, json_read_file(path, &c.root, &err), &err);
+    const bool read = ok(&c, json_read_file(path, &c.root, &err), &err);
     snprintf(path, sizeof path, "%s.safetensors", base);
+    const bool opened = read && ok(&c, checkpoint_open(path, &c.tensors, &err), &err);
     const char *tower = json_string_value(json_object_get(c.root, "tower"));
-    const bool foreign = tower && strchr(tower, ':');
-    if (foreign) {
+    bool counted = true;
+    if (opened && sums && !half_recorded(&c)) {
+        counted = false;
+    } else if (tower && strchr(tower, ':')) {
         reference_skip(count, c.name, "a tower of the kind %s is not run", tower);
-    } else if (c.root && ok(&c, checkpoint_open(path, &c.tensors, &err), &err)) {
-        if (tower)
-            check_tower(&c, level);
-        else
-            check_call(&c, level);
+        counted = false;
+    } else if (opened && tower) {
+        check_tower(&c, level);
+    } else if (opened) {
+        check_call(&c, level, sums);
     }
-    if (foreign) {
-    } else if (c.trouble[0] || c.n_compared == 0) {
+    if (counted && (c.trouble[0] || c.n_compared == 0))
         reference_fail(count, c.name, "%s", c.trouble[0] ? c.trouble : "nothing was compared");
-    } else {
+    else if (counted && !sums) /* half precision is judged over all cases */
         reference_pass(count);
-    }
     if (getenv("TEST_MODEL_VERBOSE"))
         printf("%s: %d stages, worst %.3f of the limit\n", c.name, c.n_compared, c.worst);
     llava_loaded_close(&c.loaded);
@@ -390,7 +451,8 @@ static void run_case(reference_count *count, const char *base, const char *level
 }
 
 /** Every CASE.json that has its CASE.safetensors, in a folder of folders. */
-static void walk(reference_count *count, const char *root, int depth, const char *level) {
+static void walk(reference_count *count, const char *root, int depth, const char *level,
+                 half_sums *sums) {
     struct dirent **entries;
     const int n = scandir(root, &entries, NULL, alphasort);
     for (int i = 0; i < n; i++) {
@@ -398,15 +460,29 @@ static void walk(reference_count *count, const char *root, int depth, const char
         snprintf(path, sizeof path, "%s/%.200s", root, entries[i]->d_name);
         char *dot = strrchr(path, '.');
         if (depth == 0 && entries[i]->d_name[0] != '.' && path_is_directory(path))
-            walk(count, path, 1, level);
+            walk(count, path, 1, level, sums);
         if (depth == 1 && dot && strcmp(dot, ".json") == 0) {
             *dot = '\0';
             snprintf(tensors, sizeof tensors, "%s.safetensors", path);
-            if (path_is_file(tensors)) run_case(count, path, level);
+            if (path_is_file(tensors)) run_case(count, path, level, sums);
         }
         free(entries[i]);
     }
     if (n >= 0) free(entries);
+}
+
+/** Half precision over all recordings; one case more in the count. */
+static void check_half_precision(reference_count *count, llava_dtype dtype, const char *level) {
+    half_sums sums = {.dtype = dtype};
+    const char *name = dtype_name(dtype);
+    walk(count, "traces", 0, level, &sums);
+    if (sums.n_cases == 0) return;
+    printf("model: %s, mean divergence over %d recordings: ours %.3g, the reference's %.3g\n", name,
+           sums.n_cases, sums.own / sums.n_cases, sums.reference / sums.n_cases);
+    if (sums.own <= sums.reference)
+        reference_pass(count);
+    else
+        reference_fail(count, name, "ours is further from float32 than the reference's");
 }
 
 int main(int argc, char **argv) {
@@ -422,9 +498,13 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < LLAVA_COUNT(levels); i++) {
         if (i && strcmp(best, "c") == 0) break;
         if (argc > 1)
-            run_case(&count, argv[1], levels[i]);
+            run_case(&count, argv[1], levels[i], NULL);
         else
-            walk(&count, "traces", 0, levels[i]);
+            walk(&count, "traces", 0, levels[i], NULL);
+    }
+    if (argc == 1) {
+        check_half_precision(&count, LLAVA_DTYPE_F16, best);
+        check_half_precision(&count, LLAVA_DTYPE_BF16, best);
     }
     return reference_close(&count) ? 0 : 1;
 }
