@@ -101,7 +101,7 @@ static void check_declared_size(jpeg_job *job) {
     const int64_t width = job->cinfo.image_width, height = job->cinfo.image_height;
     llava_error err;
     const llava_status status = image_check_size("JPEG", width, height, &err);
-    if (status != LLAVA_OK) give_up(job, status, "the declared size passes the limit of pixels");
+    if (status != LLAVA_OK) give_up(job, status, err.message + strlen("JPEG: "));
     const int64_t n_pixels = width * height;
     if (!job->cinfo.arith_code && n_pixels > JPEG_PIXELS_SLACK &&
         n_pixels / JPEG_PIXELS_PER_BYTE > (int64_t)job->size)

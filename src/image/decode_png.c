@@ -39,9 +39,14 @@ static int samples_per_pixel(uint8_t colour_type) {
     }
 }
 
-/** Colours that the file does not define are black. */
-static void read_palette(png_job *job) {
+/** What each sample of up to 8 bits stands for; colours that the file does not define are black. */
+static void fill_palette(png_job *job) {
     struct spng_plte plte;
+    const unsigned depth = job->header.bit_depth;
+    if (job->header.color_type == SPNG_COLOR_TYPE_GRAYSCALE && depth <= 8) {
+        const unsigned mask = (1u << depth) - 1;
+        for (unsigned v = 0; v <= mask; v++) put_grey(job->palette[v], (uint8_t)(v * (255 / mask)));
+    }
     if (job->header.color_type != SPNG_COLOR_TYPE_INDEXED) return;
     if (spng_get_plte(job->ctx, &plte) != 0) return;
     for (uint32_t i = 0; i < plte.n_entries && i < 256; i++) {
@@ -51,50 +56,52 @@ static void read_palette(png_job *job) {
     }
 }
 
-/** One pixel of a row of grey or palette samples of 1, 2, 4 or 8 bits. */
-static void put_small(const png_job *job, size_t x, uint8_t *rgb) {
-    const unsigned depth = job->header.bit_depth;
-    const size_t bit = x * depth;
-    const unsigned mask = (1u << depth) - 1;
-    const unsigned value = job->row[bit / 8] >> (8 - depth - bit % 8) & mask;
-    if (job->header.color_type == SPNG_COLOR_TYPE_INDEXED)
-        memcpy(rgb, job->palette[value], 3);
-    else
-        put_grey(rgb, (uint8_t)(value * (255 / mask)));
+/** The pixels of one row, or of one pass of it, that a file holds. */
+typedef struct row_pixels {
+    size_t start, step, width;
+    uint8_t *rgb;
+} row_pixels;
+
+/** Samples of 1, 2, 4 or 8 bits, packed from the high bit down. */
+static void put_palette_row(const png_job *job, const row_pixels *r) {
+    const unsigned depth = job->header.bit_depth, mask = (1u << depth) - 1;
+    for (size_t x = r->start; x < r->width; x += r->step) {
+        const size_t bit = x * depth;
+        const unsigned value = job->row[bit / 8] >> (8 - depth - bit % 8) & mask;
+        memcpy(r->rgb + 3 * x, job->palette[value], 3);
+    }
 }
 
-static void put_pixel(const png_job *job, size_t x, uint8_t *rgb) {
-    const bool wide = job->header.bit_depth == 16;
+/** Whole samples; of 16-bit colour the high byte, which comes first. */
+static void put_sample_row(const png_job *job, const row_pixels *r) {
     const size_t n = (size_t)samples_per_pixel(job->header.color_type);
-    if (n == 1 && !wide) {
-        put_small(job, x, rgb);
-        return;
+    const size_t size = job->header.bit_depth / 8;
+    for (size_t x = r->start; x < r->width; x += r->step) {
+        const uint8_t *sample = job->row + x * n * size;
+        if (n == 1) {
+            put_grey(r->rgb + 3 * x, saturate_u8(sample[0] << 8 | sample[1]));
+        } else {
+            const size_t next = n > 2 ? size : 0; /* grey: three times the same */
+            r->rgb[3 * x] = sample[0];
+            r->rgb[3 * x + 1] = sample[next];
+            r->rgb[3 * x + 2] = sample[2 * next];
+        }
     }
-    const size_t step = wide ? 2 : 1; /* of 16 bits the high byte, which comes first */
-    const uint8_t *sample = job->row + x * n * step;
-    if (n == 1)
-        put_grey(rgb, saturate_u8(sample[0] << 8 | sample[1]));
-    else if (n == 2)
-        put_grey(rgb, sample[0]);
-    else
-        for (size_t c = 0; c < 3; c++) rgb[c] = sample[c * step];
 }
 
 static void put_row(const png_job *job, const struct spng_row_info *info) {
     static const uint8_t adam7_start[7] = {0, 4, 0, 2, 0, 1, 0};
     static const uint8_t adam7_step[7] = {8, 8, 4, 4, 2, 2, 1};
     const bool interlaced = job->header.interlace_method != SPNG_INTERLACE_NONE;
-    const size_t start = interlaced ? adam7_start[info->pass] : 0;
-    const size_t step = interlaced ? adam7_step[info->pass] : 1;
     const size_t width = job->header.width;
-    uint8_t *rgb = job->image->rgb + (size_t)info->row_num * width * 3;
-    const bool plain = job->header.color_type == SPNG_COLOR_TYPE_TRUECOLOR &&
-                       job->header.bit_depth == 8 && !interlaced;
-    if (plain) {
-        memcpy(rgb, job->row, width * 3);
-        return;
-    }
-    for (size_t x = start; x < width; x += step) put_pixel(job, x, rgb + 3 * x);
+    const row_pixels r = {.start = interlaced ? adam7_start[info->pass] : 0,
+                          .step = interlaced ? adam7_step[info->pass] : 1,
+                          .width = width,
+                          .rgb = job->image->rgb + (size_t)info->row_num * width * 3};
+    if (samples_per_pixel(job->header.color_type) == 1 && job->header.bit_depth <= 8)
+        put_palette_row(job, &r);
+    else
+        put_sample_row(job, &r);
 }
 
 static llava_status read_header(png_job *job, const uint8_t *data, size_t size, llava_error *err) {
@@ -124,7 +131,7 @@ static llava_status read_rows(png_job *job, llava_error *err) {
     LLAVA_TRY(image_new(job->header.width, job->header.height, &job->image, err));
     int code = spng_decode_image(job->ctx, NULL, 0, SPNG_FMT_RAW, SPNG_DECODE_PROGRESSIVE);
     if (code != 0) return png_fail(err, code);
-    read_palette(job);
+    fill_palette(job);
     while (code == 0) {
         struct spng_row_info info;
         code = spng_get_row_info(job->ctx, &info);

@@ -168,10 +168,14 @@ static llava_status geometry_make(const processor_config *c, size2 picture, proc
         crop_axis(g->resized.width, c->crop_width, &g->left, &g->output.width);
         crop_axis(g->resized.height, c->crop_height, &g->top, &g->output.height);
     }
-    if (g->output.width <= 0 || g->output.height <= 0 ||
+    if (g->resized.width > IMAGE_MAX_PIXELS || g->resized.height > IMAGE_MAX_PIXELS ||
+        g->output.width <= 0 || g->output.height <= 0 ||
         g->output.width > IMAGE_MAX_PIXELS / g->output.height)
-        return llava_fail(err, LLAVA_UNSUPPORTED, "image processor: would give %lld x %lld pixels",
-                          (long long)g->output.width, (long long)g->output.height);
+        return llava_fail(
+            err, LLAVA_UNSUPPORTED,
+            "image processor: a picture of %lld x %lld would become %lld x %lld pixels",
+            (long long)picture.width, (long long)picture.height, (long long)g->output.width,
+            (long long)g->output.height);
     return LLAVA_OK;
 }
 

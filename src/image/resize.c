@@ -58,6 +58,9 @@ static const filter_entry filters[] = {
 
 /* ---------------------------------------------------------------- coefficients */
 
+/* Weights of one axis, 8 bytes each: enough for sides of 32 million samples. */
+#define AXIS_TAPS_MAX ((size_t)1 << 27)
+
 static void split_taps(const resample_axis *axis, size_t index) {
     const int32_t *taps = axis->taps + index * axis->stride;
     int16_t *parts = axis->parts + index * axis->stride * 2;
@@ -98,6 +101,10 @@ llava_status resample_axis_make(const axis_request *r, resample_axis *axis, llav
     const double inverse = 1.0 / filter_scale;
     const size_t stride = (size_t)round_up((int64_t)ceil(support) * 2 + 1, RESAMPLE_GROUP);
     const size_t count = (size_t)r->count;
+    if (stride > AXIS_TAPS_MAX / count)
+        return llava_fail(err, LLAVA_OUT_OF_MEMORY,
+                          "resize: from %lld to %lld samples takes more than %zu weights",
+                          (long long)r->in, (long long)r->out, AXIS_TAPS_MAX);
     *axis = (resample_axis){.out = r->count, .stride = stride};
     axis->spans = array_new(count, sizeof *axis->spans);
     axis->taps = array_new(count * stride, sizeof *axis->taps);

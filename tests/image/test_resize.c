@@ -141,6 +141,12 @@ static void test_refusals(void **state) {
                      LLAVA_OUT_OF_MEMORY);
     assert_null(out);
     llava_image_free(&source);
+    assert_int_equal(image_new(60000000, 1, &source, NULL), LLAVA_OK); /* too many weights */
+    memset(source->rgb, 0, 3 * 60000000);
+    assert_int_equal(image_resize(source, 336, 336, FILTER_BICUBIC, &out, &err),
+                     LLAVA_OUT_OF_MEMORY);
+    assert_null(out);
+    llava_image_free(&source);
 }
 
 int main(void) {

@@ -28,5 +28,6 @@ llava_status processor_from_json(const json_t *processor, const json_t *mm,
 
 bool run_process(void);
 bool run_grid(void);
+bool run_traces(void);
 
 #endif

@@ -319,5 +319,6 @@ int main(void) {
     good = run_resize() && good;
     good = run_process() && good;
     good = run_grid() && good;
+    good = run_traces() && good;
     return good ? 0 : 1;
 }
