@@ -302,6 +302,31 @@ static void test_prefix_reuse(void **state) {
     assert_reuse(shorter, 2, (int64_t)part.n_ids - 1);
 }
 
+/* neighbouring texts are one text: the second prompt is wholly in the cache */
+static void test_texts_are_merged(void **state) {
+    (void)state;
+    llava_context *context = context_of(0, 1);
+    llava_session *session = session_of(context);
+    const llava_image *const picture = recorded.pictures[0];
+    const llava_part image = {.kind = LLAVA_PART_IMAGE, .images = &picture, .n_images = 1};
+    const llava_part one[] = {image,
+                              {.kind = LLAVA_PART_TEXT, .text = "What is it?", .text_size = 11}};
+    const llava_part split[] = {{.kind = LLAVA_PART_TEXT},
+                                image,
+                                {.kind = LLAVA_PART_TEXT, .text = "Wh", .text_size = 2},
+                                {.kind = LLAVA_PART_TEXT, .text = "at is", .text_size = 5},
+                                {.kind = LLAVA_PART_TEXT, .text = " it?", .text_size = 4}};
+    const llava_generate_options options = {.max_new_tokens = 1};
+    const llava_result *r;
+    CHECK(llava_session_feed(session, one, 2, &err));
+    CHECK(llava_session_generate(session, &options, &r, &err));
+    const int64_t rows = r->n_prompt_tokens;
+    CHECK(llava_session_feed(session, split, 5, &err));
+    assert_int_equal(llava_session_result(session)->n_prompt_tokens, rows);
+    assert_int_equal(llava_session_result(session)->n_cached_tokens, rows - 1);
+    llava_context_free(&context);
+}
+
 /* another picture of the same size must not be taken for the cached one */
 static void test_other_picture(void **state) {
     (void)state;
@@ -677,8 +702,8 @@ static void test_callback_says_stop(void **state) {
 
 /* ---------------------------------------------------------------- allocations */
 
-static void expect_no_allocations(llava_generate_options options, const char *what) {
-    llava_context *context = context_of(0, 1);
+static void expect_no_allocations(llava_generate_options options, int n_threads, const char *what) {
+    llava_context *context = context_of(0, n_threads);
     llava_session *session = session_of(context);
     const piece prompt = whole();
     options.max_new_tokens = 30;
@@ -698,15 +723,17 @@ static void test_steps_allocate_nothing(void **state) {
     (void)state;
     assert_true(atomic_load(&n_allocations) > 0); /* they are counted */
     const char *const stops[] = {"never", "anywhere"};
-    expect_no_allocations((llava_generate_options){0}, "greedy");
-    expect_no_allocations((llava_generate_options){.num_beams = 3}, "beams");
-    expect_no_allocations((llava_generate_options){.temperature = 0.8f,
-                                                   .top_p = 0.9f,
-                                                   .repetition_penalty = 1.1f,
-                                                   .stop = stops,
-                                                   .n_stop = 2,
-                                                   .keep_special_tokens = true},
-                          "sampling");
+    const llava_generate_options sampling = {.temperature = 0.8f,
+                                             .top_p = 0.9f,
+                                             .repetition_penalty = 1.1f,
+                                             .stop = stops,
+                                             .n_stop = 2,
+                                             .keep_special_tokens = true};
+    for (int n_threads = 1; n_threads <= 2; n_threads++) {
+        expect_no_allocations((llava_generate_options){0}, n_threads, "greedy");
+        expect_no_allocations((llava_generate_options){.num_beams = 3}, n_threads, "beams");
+        expect_no_allocations(sampling, n_threads, "sampling");
+    }
 }
 
 int main(void) {
@@ -716,6 +743,7 @@ int main(void) {
         cmocka_unit_test(test_beams_beside_others),
         cmocka_unit_test(test_visual_tokens),
         cmocka_unit_test(test_prefix_reuse),
+        cmocka_unit_test(test_texts_are_merged),
         cmocka_unit_test(test_other_picture),
         cmocka_unit_test(test_second_turn),
         cmocka_unit_test(test_cache_gives_way),
