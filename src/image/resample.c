@@ -18,7 +18,7 @@ static inline uint8_t clip_sum(int32_t sum) {
 
 /* ---------------------------------------------------------------- any processor */
 
-static void row_plain(const resample_axis *axis, const uint8_t *row, uint8_t *target) {
+void resample_row_plain(const resample_axis *axis, const uint8_t *row, uint8_t *target) {
     for (int64_t x = 0; x < axis->out; x++, target += 3) {
         const resample_span span = axis->spans[x];
         const int32_t *taps = axis->taps + (size_t)x * axis->stride;
@@ -35,10 +35,9 @@ static void row_plain(const resample_axis *axis, const uint8_t *row, uint8_t *ta
     }
 }
 
-/** Columns [x, n_bytes). */
-static void column_plain(const uint8_t *rows, size_t n_bytes, const int32_t *taps, int32_t count,
-                         uint8_t *target, size_t x) {
-    for (; x < n_bytes; x++) {
+void resample_column_plain(const uint8_t *rows, size_t n_bytes, const int32_t *taps, int32_t count,
+                           uint8_t *target, size_t first) {
+    for (size_t x = first; x < n_bytes; x++) {
         int32_t sum = RESAMPLE_HALF;
         for (int32_t k = 0; k < count; k++) sum += rows[(size_t)k * n_bytes + x] * taps[k];
         target[x] = clip_sum(sum);
@@ -123,7 +122,7 @@ AVX2 static void column_avx2(const uint8_t *rows, size_t n_bytes, const int32_t 
         const __m256i all = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, c), order);
         _mm256_storeu_si256((__m256i *)(void *)(target + x), all);
     }
-    column_plain(rows, n_bytes, taps, count, target, x);
+    resample_column_plain(rows, n_bytes, taps, count, target, x);
 }
 
 #endif
@@ -137,7 +136,7 @@ void resample_row(const resample_axis *axis, const uint8_t *row, uint8_t *target
         return;
     }
 #endif
-    row_plain(axis, row, target);
+    resample_row_plain(axis, row, target);
 }
 
 void resample_column(const uint8_t *rows, size_t n_bytes, const int32_t *taps, int32_t count,
@@ -148,5 +147,5 @@ void resample_column(const uint8_t *rows, size_t n_bytes, const int32_t *taps, i
         return;
     }
 #endif
-    column_plain(rows, n_bytes, taps, count, target, 0);
+    resample_column_plain(rows, n_bytes, taps, count, target, 0);
 }

@@ -43,6 +43,11 @@ void resample_row(const resample_axis *axis, const uint8_t *row, uint8_t *target
 void resample_column(const uint8_t *rows, size_t n_bytes, const int32_t *taps, int32_t count,
                      uint8_t *target);
 
+/** The same for any processor; columns [first, n_bytes). */
+void resample_row_plain(const resample_axis *axis, const uint8_t *row, uint8_t *target);
+void resample_column_plain(const uint8_t *rows, size_t n_bytes, const int32_t *taps, int32_t count,
+                           uint8_t *target, size_t first);
+
 /** A resize to width x height of which only a window is made. */
 typedef struct resize_request {
     int64_t width, height;

@@ -3,6 +3,7 @@
  * From pictures to float pixels. Checksums are of the reference's own results (Pillow 10.3,
  * transformers 4.40).
  */
+#include "image/pixel_values.h"
 #include "image_support.h"
 
 typedef struct preparation {
@@ -164,6 +165,25 @@ static void test_values(void **state) {
     check_table(siglip.processor, (uint32_t[]){0xb62c8544, 0xb62c8544, 0xb62c8544}, -1.0f, 1.0f);
 }
 
+/** Whole rows against pixels one by one. */
+static void test_value_rows(void **state) {
+    (void)state;
+    enum { N = 53 };
+    const llava_config config = clip_config(336);
+    value_table table;
+    value_table_fill(&config.processor, &table);
+    uint8_t rgb[3 * N];
+    for (int i = 0; i < 3 * N; i++) rgb[i] = (uint8_t)(i * 89);
+    for (int64_t n = 1; n <= N; n++) {
+        float row[3 * N], one[3];
+        value_row(&table, rgb, n, row, N);
+        for (int64_t x = 0; x < n; x++) {
+            value_row(&table, rgb + 3 * x, 1, one, 1);
+            for (int c = 0; c < 3; c++) assert_true(row[c * N + x] == one[c]);
+        }
+    }
+}
+
 /** Frames of a video go through the processor one by one, whatever the aspect setting. */
 static void test_frames(void **state) {
     (void)state;
@@ -206,7 +226,8 @@ int main(void) {
         cmocka_unit_test(test_square_and_pad), cmocka_unit_test(test_anyres),
         cmocka_unit_test(test_tiles),          cmocka_unit_test(test_padding),
         cmocka_unit_test(test_canvas),         cmocka_unit_test(test_values),
-        cmocka_unit_test(test_frames),         cmocka_unit_test(test_large_padding),
+        cmocka_unit_test(test_frames),         cmocka_unit_test(test_value_rows),
+        cmocka_unit_test(test_large_padding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,6 +131,33 @@ static void test_windows(void **state) {
     llava_image_free(&source);
 }
 
+/** The loops of this processor against the plain ones, on every width and number of taps. */
+static void test_plain_loops(void **state) {
+    (void)state;
+    enum { IN = 61, ROWS = 9 };
+    uint8_t rows[ROWS * IN * 3 + RESAMPLE_PADDING], fast[3 * 256], plain[3 * 256];
+    uint32_t seed = 1;
+    for (size_t i = 0; i < sizeof rows; i++) rows[i] = (uint8_t)((seed = seed * 69069 + 1) >> 24);
+    for (int64_t out = 1; out <= 256; out += 1 + out / 8) {
+        const image_filter filter = (image_filter)(1 + out % 5);
+        const axis_request r = {.in = IN, .out = out, .count = out, .filter = filter};
+        resample_axis axis;
+        assert_int_equal(resample_axis_make(&r, &axis, NULL), LLAVA_OK);
+        resample_row(&axis, rows, fast);
+        resample_row_plain(&axis, rows, plain);
+        assert_memory_equal(fast, plain, (size_t)(3 * out));
+        resample_axis_free(&axis);
+    }
+    static const int32_t taps[ROWS] = {-158790, 1221146, 2541575, 784553, -189483,
+                                       -4698,   -300000, 500000,  -199999};
+    for (size_t n_bytes = 1; n_bytes <= IN * 3; n_bytes++)
+        for (int32_t count = 1; count <= ROWS; count++) {
+            resample_column(rows, n_bytes, taps, count, fast);
+            resample_column_plain(rows, n_bytes, taps, count, plain, 0);
+            assert_memory_equal(fast, plain, n_bytes);
+        }
+}
+
 static void test_refusals(void **state) {
     (void)state;
     llava_image *source = synth(4, 4), *out = NULL;
@@ -151,9 +178,10 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_synth),   cmocka_unit_test(test_recorded),
-        cmocka_unit_test(test_pixels),  cmocka_unit_test(test_coefficients),
-        cmocka_unit_test(test_windows), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_synth),       cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_pixels),      cmocka_unit_test(test_coefficients),
+        cmocka_unit_test(test_windows),     cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_plain_loops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
