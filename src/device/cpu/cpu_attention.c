@@ -90,31 +90,34 @@ static void load_keys(const attention_job *job, const attention_block *block, in
     }
 }
 
+/** Asks for one token of the block that comes next; nothing else hides the latency when there are
+ *  few rows. */
+static void prefetch_token(const attention_job *job, const attention_block *block,
+                           const kv_view *view, int64_t t) {
+    const int64_t n_bytes = job->args->head_dim * (int64_t)dtype_size(view->dtype);
+    const uint8_t *src = kv_at(view, t, block->kv_head);
+    for (int64_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(src + i, 0, 2);
+}
+
+/** Values [first, end), while asking for what the next block needs of the keys before `last`. */
 static void load_values(const attention_job *job, const attention_block *block, int64_t first,
-                        int64_t end) {
+                        int64_t end, int64_t last) {
     const kv_view *view = &job->args->v;
+    const bool few = block->n_rows * block->n_heads <= FEW_ROWS;
     const int64_t dim = job->args->head_dim;
     for (int64_t t = first; t < end; t++) {
         float *dst = block->values + (t - first) * job->width;
         const uint8_t *src = kv_at(view, t, block->kv_head);
+        if (few && t + KERNEL_KEYS < last) {
+            prefetch_token(job, block, view, t + KERNEL_KEYS);
+            prefetch_token(job, block, &job->args->k, t + KERNEL_KEYS);
+        }
         switch (view->dtype) {
         case LLAVA_DTYPE_F16: job->k->widen_f16(dst, src, dim); break;
         case LLAVA_DTYPE_BF16: job->k->widen_bf16(dst, src, dim); break;
         default: memcpy(dst, src, (size_t)dim * sizeof *dst); break;
         }
         for (int64_t i = dim; i < job->width; i++) dst[i] = 0;
-    }
-}
-
-/** Asks for the block that comes next; nothing else hides the latency when there are few rows. */
-static void prefetch_block(const attention_job *job, const attention_block *block,
-                           const kv_view *view, int64_t first, int64_t last) {
-    if (block->n_rows * block->n_heads > FEW_ROWS) return;
-    const int64_t n_bytes = job->args->head_dim * (int64_t)dtype_size(view->dtype);
-    const int64_t end = i64_min(first + KERNEL_KEYS, last);
-    for (int64_t t = first; t < end; t++) {
-        const uint8_t *src = kv_at(view, t, block->kv_head);
-        for (int64_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(src + i, 0, 2);
     }
 }
 
@@ -238,11 +241,9 @@ static void attention_task(void *user, int64_t index) {
     for (int64_t key = first / KERNEL_KEYS * KERNEL_KEYS; key < last; key = end) {
         end = i64_min(key + KERNEL_KEYS, last);
         load_keys(job, &block, key, end);
-        prefetch_block(job, &block, &args->k, key + KERNEL_KEYS, last);
         multiply_keys(job, &block, end - key);
         weigh_scores(job, &block, key);
-        load_values(job, &block, key, end);
-        prefetch_block(job, &block, &args->v, key + KERNEL_KEYS, last);
+        load_values(job, &block, key, end, last);
         multiply_values(job, &block, end - key);
         end = key + KERNEL_KEYS;
     }
