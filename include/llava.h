@@ -121,8 +121,8 @@ typedef bool (*llava_progress_fn)(void *user, uint64_t done_bytes, uint64_t tota
 
 /** The parameters of load_pretrained_model, under the reference's names. */
 typedef struct llava_load_options {
-    const char *model_path;          /* directory; required */
-    const char *model_base;          /* directory of the base model, or NULL */
+    const char *model_path;          /* directory or Hub id; required */
+    const char *model_base;          /* the base model's, or NULL */
     const char *model_name;          /* NULL: derived from model_path */
     bool load_8bit;                  /* LLM.int8() */
     bool load_4bit;                  /* NF4, double quantization */
@@ -137,6 +137,12 @@ typedef struct llava_load_options {
     const char *cpu_level;           /* NULL: the best; "c", "avx2", "avx512", "avx512bf16" */
     llava_progress_fn progress;      /* NULL: silent */
     void *progress_user;
+    const char *hub_cache;    /* Hub cache directory; NULL: model_path must be a directory */
+    const char *hub_endpoint; /* NULL: the public Hub */
+    const char *hub_token;    /* NULL: anonymous */
+    const char *hub_revision; /* NULL: "main" */
+    const char *hub_proxy;    /* NULL: none */
+    bool hub_offline;         /* take what the cache has, ask nobody */
     uint64_t reserved[8];
 } llava_load_options;
 

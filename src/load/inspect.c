@@ -17,6 +17,7 @@ typedef struct inspect_stage {
 
 static const inspect_stage stages[] = {
     {"options", plan_check_options, false, false, false},
+    {"hub", plan_resolve_paths, false, false, false},
     {"mode", plan_check_mode, false, false, false},
     {"config", plan_read_config, false, false, false},
     {"weights", plan_open_weights, false, false, false},

@@ -8,9 +8,10 @@ typedef llava_status (*plan_stage)(load_plan *plan);
 
 static llava_status run_stages(load_plan *plan) {
     static const plan_stage stages[] = {
-        plan_check_options, plan_check_mode,     plan_read_config,     plan_open_weights,
-        plan_open_overlay,  plan_describe,       plan_find_tower,      plan_choose_tower,
-        plan_bind,          plan_open_tokenizer, plan_choose_template, plan_open_processor};
+        plan_check_options, plan_resolve_paths, plan_check_mode,     plan_read_config,
+        plan_open_weights,  plan_open_overlay,  plan_describe,       plan_find_tower,
+        plan_choose_tower,  plan_bind,          plan_open_tokenizer, plan_choose_template,
+        plan_open_processor};
     for (size_t i = 0; i < LLAVA_COUNT(stages); i++) LLAVA_TRY(stages[i](plan));
     return LLAVA_OK;
 }

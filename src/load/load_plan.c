@@ -7,10 +7,11 @@
 #include "load_plan.h"
 
 llava_status plan_open(load_plan *plan, const llava_load_options *options, llava_error *err) {
-    *plan = (load_plan){.options = options,
+    *plan = (load_plan){.resolved = *options,
                         .config_directory = options->model_path,
                         .weights_directory = options->model_path,
                         .err = err};
+    plan->options = &plan->resolved;
     plan->model = model_new();
     if (!plan->model) return llava_fail_memory(err, sizeof *plan->model, "a model");
     plan->bind.memory = plan->model->memory;
@@ -99,8 +100,7 @@ static llava_status choose_base(load_plan *plan) {
 llava_status plan_check_mode(load_plan *plan) {
     const llava_load_options *o = plan->options;
     if (!path_is_directory(o->model_path))
-        return llava_fail(plan->err, LLAVA_IO,
-                          "model_path \"%s\": no such directory (repositories are not downloaded)",
+        return llava_fail(plan->err, LLAVA_IO, "model_path \"%s\": no such directory",
                           o->model_path);
     plan->is_adapter = adapter_exists(o->model_path);
     plan->is_projector = !plan->is_adapter && projector_exists(o->model_path);
@@ -219,8 +219,7 @@ llava_status plan_describe(load_plan *plan) {
     return LLAVA_OK;
 }
 
-/** mm_vision_tower without what only tells the reference which library to use. */
-static const char *plain_tower_name(const llava_config *config) {
+const char *plan_tower_name(const llava_config *config) {
     const char *name = config->mm.vision_tower;
     return strncmp(name, "hf:", 3) == 0 ? name + 3 : name;
 }
@@ -228,14 +227,16 @@ static const char *plain_tower_name(const llava_config *config) {
 llava_status plan_find_tower(load_plan *plan) {
     llava_model *model = plan->model;
     if (!model->config->multimodal) return LLAVA_OK;
-    const char *name = plain_tower_name(model->config);
+    const char *name = plan_tower_name(model->config);
     if (strncmp(name, "open_clip_hub", 13) == 0 || strcmp(name, "imagebind_huge") == 0)
         return llava_fail(plan->err, LLAVA_UNSUPPORTED,
                           "mm_vision_tower \"%s\": this build runs CLIP, SigLIP and MLCD towers",
                           name);
     plan->tower_directory = load_find_tower(model->memory, name, plan->options->working_directory,
                                             plan->options->model_path);
-    return config_read_tower(model->config, plan->tower_directory, plan->err);
+    const char *described = plan->tower_directory;
+    if (!described) LLAVA_TRY(plan_fetch_tower(plan, false, &described));
+    return config_read_tower(model->config, described, plan->err);
 }
 
 /** Finds the complete set in the checkpoint, or opens the tower's own directory. */
@@ -258,6 +259,7 @@ static llava_status find_tower_tensors(load_plan *plan) {
                           "%s: it holds %zu of the vision tower's %zu tensors; missing: %s%s",
                           checkpoint_path(model->files[0]), base.present, base.total, base.missing,
                           base.total - base.present > 5 ? " and more" : "");
+    if (!plan->tower_directory) LLAVA_TRY(plan_fetch_tower(plan, true, &plan->tower_directory));
     if (!plan->tower_directory)
         return llava_fail(plan->err, LLAVA_IO,
                           "%s holds no vision tower, and mm_vision_tower \"%s\" was not found in "

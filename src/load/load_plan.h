@@ -11,8 +11,9 @@
 
 /** Everything on its way to a llava_loaded. Release with plan_close(). */
 typedef struct load_plan {
-    const llava_load_options *options;
-    llava_model *model; /* owns configuration, files and strings from the start */
+    const llava_load_options *options; /* &resolved */
+    llava_load_options resolved;       /* with directories in place of Hub ids */
+    llava_model *model;                /* owns configuration, files and strings from the start */
     llava_tokenizer *tokenizer;
     llava_image_processor *processor;
     binder bind;
@@ -30,7 +31,8 @@ void plan_close(load_plan *plan);
 
 /* The stages, in order. Each needs those before it. */
 llava_status plan_check_options(load_plan *plan);
-llava_status plan_check_mode(load_plan *plan); /* full model, adapter or projector; the base */
+llava_status plan_resolve_paths(load_plan *plan); /* Hub ids become snapshot directories */
+llava_status plan_check_mode(load_plan *plan);    /* full model, adapter or projector; the base */
 llava_status plan_read_config(load_plan *plan);
 llava_status plan_open_weights(load_plan *plan);
 llava_status plan_open_overlay(load_plan *plan); /* adapter or projector on top of the base */
@@ -41,6 +43,12 @@ llava_status plan_bind(load_plan *plan);         /* finds all tensors, checks th
 llava_status plan_open_tokenizer(load_plan *plan); /* and adds the picture tokens */
 llava_status plan_choose_template(load_plan *plan);
 llava_status plan_open_processor(load_plan *plan);
+
+/** mm_vision_tower without what only tells the reference which library to use. */
+const char *plan_tower_name(const llava_config *config);
+/** The tower's repository on the Hub: its two small configuration files, or its weights too. NULL
+ * in *directory when the Hub may not be asked. */
+llava_status plan_fetch_tower(load_plan *plan, bool weights, const char **directory);
 
 /** Decoder, head, projector, newline: describes what config needs, allocates the structs. */
 void bind_decoder(binder *b, llava_model *model);
