@@ -93,7 +93,7 @@ static choice choose_full(const lowered *n) {
 void config_reference_branch(const char *model_name, bool has_base, bool multimodal_keyword,
                              const char *model_path, const char **branch, const char **class_name) {
     (void)model_path; /* the fallback branch looks there for "v1.5" only, which sets delay_load */
-    lowered n;
+    lowered n = {{0}};
     lower(&n, model_name);
     choice c;
     if (has(&n, "llava") || multimodal_keyword) {

@@ -144,13 +144,16 @@ llava_status report_memory(const load_plan *plan, json_t *report) {
         *(is_owned ? &owned : &mapped) += n_bytes;
     }
     const uint64_t per_token = kv_bytes_per_token(model);
-    const uint64_t context = (uint64_t)model->config->context_len;
-    const size_t scratch =
-        decoder_scratch_bytes(model, SCRATCH_ROWS, 1, model->config->context_len);
+    uint64_t whole;
+    if (__builtin_mul_overflow(per_token, (uint64_t)model->config->context_len, &whole) ||
+        whole > INT64_MAX)
+        whole = INT64_MAX;
+    size_t scratch = decoder_scratch_bytes(model, SCRATCH_ROWS, 1, model->config->context_len);
+    if (scratch > INT64_MAX) scratch = INT64_MAX; /* sizes that overflow */
     return report_set(report, "memory",
                       json_pack("{s:I, s:I, s:I, s:I, s:I}", "weights_mapped_bytes",
                                 (json_int_t)mapped, "weights_owned_bytes", (json_int_t)owned,
                                 "kv_bytes_per_token", (json_int_t)per_token,
-                                "kv_bytes_full_context", (json_int_t)(per_token * context),
-                                "decoder_scratch_bytes", (json_int_t)scratch));
+                                "kv_bytes_full_context", (json_int_t)whole, "decoder_scratch_bytes",
+                                (json_int_t)scratch));
 }
