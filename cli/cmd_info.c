@@ -9,6 +9,7 @@
 #include "config/config.h"
 #include "image/image.h"
 #include "load/load.h"
+#include "model/model.h"
 
 /* ---------------------------------------------------------------- tokens of a picture */
 
@@ -72,89 +73,145 @@ done:
     return status;
 }
 
-/* ---------------------------------------------------------------- for people */
+/* ---------------------------------------------------------------- memory of a session */
 
-static bool ends_with(const char *text, const char *end) {
-    const size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
+static int64_t member(const json_t *object, const char *key) {
+    return object ? json_integer_value(json_get(object, key)) : 0;
 }
 
-static void print_bytes(double n) {
+/** {"context_tokens", "cache_bytes", "total_bytes"}: one session beside the weights. */
+static void add_session(json_t *document, int64_t asked_tokens) {
+    const json_t *memory = json_get(document, "memory");
+    if (!memory) return;
+    const int64_t context = member(document, "context_len");
+    const int64_t n_tokens = round_up(asked_tokens ? asked_tokens : context, KV_BLOCK_TOKENS);
+    const int64_t cache = n_tokens * member(memory, "kv_bytes_per_token");
+    const int64_t total = cache + member(memory, "decoder_scratch_bytes") +
+                          member(memory, "weights_mapped_bytes") +
+                          member(memory, "weights_owned_bytes");
+    json_object_set_new(document, "session",
+                        json_pack("{s:I, s:I, s:I}", "context_tokens", (json_int_t)n_tokens,
+                                  "cache_bytes", (json_int_t)cache, "total_bytes",
+                                  (json_int_t)total));
+}
+
+/* ---------------------------------------------------------------- for people */
+
+#define SIZE_TEXT 32
+
+/** "704.7 KiB" into buffer. Returns buffer. */
+static const char *bytes_text(int64_t count, char buffer[SIZE_TEXT]) {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double n = (double)count;
     size_t unit = 0;
     while (n >= 1024 && unit + 1 < LLAVA_COUNT(units)) {
         n /= 1024;
         unit++;
     }
-    printf(unit ? "%.1f %s" : "%.0f %s", n, units[unit]);
+    snprintf(buffer, SIZE_TEXT, unit ? "%.1f %s" : "%.0f %s", n, units[unit]);
+    return buffer;
 }
 
-static void print_scalar(const char *key, const json_t *value) {
-    if (json_is_string(value)) {
-        printf("%s", json_string_value(value));
-    } else if (json_is_integer(value) && (ends_with(key, "bytes") || ends_with(key, "_memory"))) {
-        print_bytes((double)json_integer_value(value));
-    } else {
-        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
-        printf("%s", text ? text : "?");
-        free(text);
+static const char *text_of(const json_t *object, const char *key) {
+    const char *text = object ? json_string_value(json_get(object, key)) : NULL;
+    return text ? text : "-";
+}
+
+static void print_line(const char *label, const char *format, ...) LLAVA_PRINTF(2, 3);
+static void print_line(const char *label, const char *format, ...) {
+    printf("  %-20s ", label);
+    va_list arguments;
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    putchar('\n');
+}
+
+static void print_decisions(const json_t *list) {
+    printf("\ndecisions\n");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *item = json_array_get(list, i);
+        print_line(text_of(item, "what"), "%s", text_of(item, "value"));
+        print_line("", "because %s", text_of(item, "reason"));
     }
 }
 
-static void print_key(const char *key, int indent) {
-    printf("%*s", indent, "");
-    for (const char *c = key; *c; c++) putchar(*c == '_' ? ' ' : *c);
-    putchar(':');
+static void print_model(const json_t *document) {
+    const json_t *decoder = json_get(document, "decoder"), *tower = json_get(document, "tower");
+    printf("\nmodel\n");
+    if (decoder)
+        print_line("decoder", "%s: %lld layers of width %lld, %lld heads (%lld for keys)",
+                   text_of(decoder, "family"), (long long)member(decoder, "n_layers"),
+                   (long long)member(decoder, "hidden_size"), (long long)member(decoder, "n_heads"),
+                   (long long)member(decoder, "n_kv_heads"));
+    if (decoder && member(decoder, "n_experts") > 0)
+        print_line("experts", "%lld", (long long)member(decoder, "n_experts"));
+    if (tower)
+        print_line("tower", "%s %s: %lld layers of width %lld, %lld pixels in patches of %lld",
+                   text_of(tower, "kind"), text_of(tower, "name"),
+                   (long long)member(tower, "n_layers"), (long long)member(tower, "hidden_size"),
+                   (long long)member(tower, "image_size"), (long long)member(tower, "patch_size"));
+    if (tower)
+        print_line("pictures", "%s, %s, %lld tokens a tile",
+                   text_of(document, "image_aspect_ratio"),
+                   text_of(document, "mm_patch_merge_type"),
+                   (long long)member(document, "tokens_per_tile"));
+    print_line("context", "%lld tokens", (long long)member(document, "context_len"));
 }
 
-/** {"what", "value", "reason"} */
-static bool print_decision(const json_t *item, int indent) {
-    const char *what = json_string_value(json_get(item, "what"));
-    const char *value = json_string_value(json_get(item, "value"));
-    const char *reason = json_string_value(json_get(item, "reason"));
-    if (!what || !value || !reason) return false;
-    printf("%*s%-18s %s\n%*s%-18s because %s\n", indent, "", what, value, indent, "", "", reason);
-    return true;
-}
-
-static bool is_flat(const json_t *array) {
-    for (size_t i = 0; i < json_array_size(array); i++) {
-        const json_t *item = json_array_get(array, i);
-        if (json_is_object(item) || (json_is_array(item) && json_array_size(item) > 4))
-            return false;
+static void print_tensors(const json_t *document) {
+    const json_t *tensors = json_get(document, "tensors");
+    if (!tensors) return;
+    char size[SIZE_TEXT];
+    printf("\ntensors\n");
+    const char *type;
+    json_t *entry;
+    json_object_foreach((json_t *)json_get(tensors, "by_dtype"), type, entry) {
+        print_line(type, "%lld tensors, %s", (long long)member(entry, "count"),
+                   bytes_text(member(entry, "bytes"), size));
     }
-    return true;
+    if (member(document, "missing_count") > 0)
+        print_line("missing", "%lld", (long long)member(document, "missing_count"));
+    if (member(document, "unexpected_count") > 0)
+        print_line("not used", "%lld", (long long)member(document, "unexpected_count"));
 }
 
-/* Deeper reports than ours would be a defect of ours. */
-#define PRINT_DEPTH 8
-
-static void print_members(const json_t *object, int indent, int depth);
-
-static void print_value(const char *key, const json_t *value, int indent, int depth) {
-    if (depth > PRINT_DEPTH) return;
-    print_key(key, indent);
-    if (json_is_object(value)) {
-        putchar('\n');
-        print_members(value, indent + 2, depth + 1);
-    } else if (json_is_array(value) && !is_flat(value)) {
-        putchar('\n');
-        for (size_t i = 0; i < json_array_size(value); i++) {
-            const json_t *item = json_array_get(value, i);
-            if (print_decision(item, indent + 2)) continue;
-            if (json_is_object(item)) print_members(item, indent + 2, depth + 1);
-        }
-    } else {
-        putchar(' ');
-        print_scalar(key, value);
-        putchar('\n');
-    }
+static void print_memory(const json_t *document) {
+    const json_t *memory = json_get(document, "memory"), *session = json_get(document, "session");
+    if (!memory || !session) return;
+    char size[SIZE_TEXT];
+    printf("\nmemory\n");
+    print_line("weights, mapped", "%s", bytes_text(member(memory, "weights_mapped_bytes"), size));
+    print_line("weights, converted", "%s", bytes_text(member(memory, "weights_owned_bytes"), size));
+    print_line("cache", "%s for %lld tokens", bytes_text(member(session, "cache_bytes"), size),
+               (long long)member(session, "context_tokens"));
+    print_line("working memory", "%s", bytes_text(member(memory, "decoder_scratch_bytes"), size));
+    print_line("together", "%s", bytes_text(member(session, "total_bytes"), size));
 }
 
-static void print_members(const json_t *object, int indent, int depth) {
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)object, key, value) print_value(key, value, indent, depth);
+static void print_picture(const json_t *picture) {
+    printf("\npicture\n");
+    print_line("size", "%lld x %lld", (long long)member(picture, "width"),
+               (long long)member(picture, "height"));
+    print_line("tokens", "%lld", (long long)member(picture, "tokens"));
+    print_line("tower inputs", "%lld", (long long)member(picture, "tower_inputs"));
+    if (member(picture, "tiles_across") > 0)
+        print_line("tiles", "%lld x %lld, and the whole picture",
+                   (long long)member(picture, "tiles_across"),
+                   (long long)member(picture, "tiles_down"));
+}
+
+static void print_document(const json_t *document) {
+    const json_t *picture = json_get(document, "picture");
+    printf("%s\n", text_of(document, "path"));
+    print_line("name", "%s", text_of(document, "model_name"));
+    print_line("kind", "%s", text_of(document, "kind"));
+    print_line("computes in", "%s", text_of(document, "torch_dtype"));
+    print_decisions(json_get(document, "decisions"));
+    print_model(document);
+    print_tensors(document);
+    print_memory(document);
+    if (picture) print_picture(picture);
 }
 
 /* ---------------------------------------------------------------- the command */
@@ -170,6 +227,11 @@ static llava_status inspect(const cli_args *args, json_t **document, llava_error
     return status;
 }
 
+/** What keeps the checkpoint from loading: the first reason; later ones follow from it. */
+static int report_error(const json_t *errors) {
+    return cli_fail_text("%s", text_of(json_array_get(errors, 0), "message"));
+}
+
 int cmd_info(const cli_args *args) {
     int64_t width = 0, height = 0;
     if (args->image_size && !parse_size(args->image_size, &width, &height))
@@ -178,18 +240,22 @@ int cmd_info(const cli_args *args) {
                                args->image_size);
     llava_error err = {0};
     json_t *document = NULL, *picture = NULL;
+    int result = 0;
     llava_status status;
     LLAVA_TRY_DONE(inspect(args, &document, &err));
-    if (width) {
+    const bool loadable = json_is_true(json_get(document, "loadable"));
+    if (width && loadable) {
         LLAVA_TRY_DONE(count_tokens(args, width, height, &picture, &err));
         json_object_set(document, "picture", picture);
     }
+    add_session(document, args->context_tokens);
     if (args->json)
         cli_print_json(stdout, json_incref(document), true);
-    else
-        print_members(document, 0, 0);
+    else if (json_get(document, "decoder"))
+        print_document(document);
+    if (!loadable) result = report_error(json_get(document, "errors"));
 done:
     json_decref(document);
     json_decref(picture);
-    return status == LLAVA_OK ? 0 : cli_fail(&err);
+    return status == LLAVA_OK ? result : cli_fail(&err);
 }

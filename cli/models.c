@@ -168,6 +168,15 @@ static bool wrap_placeholders(const bytes *prompt, bytes *wrapped) {
     return bytes_puts(wrapped, at);
 }
 
+/** Some templates keep the turn's header in their system message; one given without it gets it. */
+static bool system_text(const conversation_template *t, const char *given, bytes *out) {
+    static const char header[] = "<|im_start|>system\n";
+    const size_t size = sizeof header - 1;
+    const bool has = t->system && strncmp(t->system, header, size) == 0;
+    if (has && strncmp(given, header, size) != 0 && !bytes_puts(out, header)) return false;
+    return bytes_puts(out, given);
+}
+
 llava_status cli_render(const cli_dialog *dialog, bytes *prompt, llava_error *err) {
     const conversation_template *t = template_find(dialog->template_name);
     if (!t)
@@ -178,14 +187,18 @@ llava_status cli_render(const cli_dialog *dialog, bytes *prompt, llava_error *er
     if (!turns) return llava_fail_memory(err, sizeof *turns, "messages");
     memcpy(turns, dialog->messages, n * sizeof *turns);
     turns[n] = (llava_message){.role = 1, .text = NULL};
-    bytes plain = {0};
-    llava_status status = template_render(t, dialog->system, turns, n + 1, &plain, err);
+    bytes plain = {0}, system = {0};
+    llava_status status = LLAVA_OK;
+    if (dialog->system && !system_text(t, dialog->system, &system))
+        status = llava_fail_memory(err, strlen(dialog->system), "the system message");
+    if (status == LLAVA_OK) status = template_render(t, system.data, turns, n + 1, &plain, err);
     if (status == LLAVA_OK && !bytes_puts(&plain, ""))
         status = llava_fail_memory(err, plain.size, "the prompt");
     if (status == LLAVA_OK && !(dialog->wrap ? wrap_placeholders(&plain, prompt)
                                              : bytes_append(prompt, plain.data, plain.size)))
         status = llava_fail_memory(err, plain.size, "the prompt");
     bytes_free(&plain);
+    bytes_free(&system);
     free(turns);
     return status;
 }

@@ -322,7 +322,7 @@ llava_status verify_decoder(verify_run *run, llava_error *err) {
     LLAVA_TRY(verify_id_array(run, "greedy.ids", &run->greedy, &run->n_greedy, err));
     trace_mark(&run->trace, "greedy.max_new_tokens");
     decoding d = {0};
-    llava_status status;
+    llava_status status = LLAVA_OK;
     LLAVA_TRY_DONE(decoding_open(run, &d, err));
     LLAVA_TRY_DONE(run_prompt(run, &d, err));
     LLAVA_TRY_DONE(compare_hidden(run, &d));

@@ -86,7 +86,7 @@ static llava_status compare_session_greedy(verify_run *run, engine *e, llava_err
         .user = &streamed,
     };
     const llava_result *result;
-    llava_status status;
+    llava_status status = LLAVA_OK;
     LLAVA_TRY_DONE(llava_session_feed(e->session, e->parts, e->n_parts, err));
     LLAVA_TRY_DONE(llava_session_generate(e->session, &options, &result, err));
     LLAVA_TRY_DONE(
@@ -134,7 +134,7 @@ static int64_t field_integer(const verify_run *run, const char *object, const ch
 
 static llava_status run_engine(verify_run *run, bool has_beam, int64_t n_new, llava_error *err) {
     engine e = {0};
-    llava_status status;
+    llava_status status = LLAVA_OK;
     LLAVA_TRY_DONE(engine_open(run, n_new, &e, err));
     if (run->n_greedy) LLAVA_TRY_DONE(compare_session_greedy(run, &e, err));
     if (has_beam) LLAVA_TRY_DONE(compare_beam(run, &e, err));

@@ -61,7 +61,7 @@ static double log_sum_exp(const float *x, int64_t n) {
     double largest = -INFINITY, sum = 0;
     for (int64_t i = 0; i < n; i++) largest = fmax(largest, x[i]);
     for (int64_t i = 0; i < n; i++) sum += exp(x[i] - largest);
-    return largest + log(sum);
+    return sum > 0 ? largest + log(sum) : largest;
 }
 
 /** KL(reference || own) of the softmaxes of two rows of logits. */

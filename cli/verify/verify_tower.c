@@ -58,7 +58,7 @@ static llava_status process_picture(verify_run *run, const llava_image_processor
                                     const char *name, float *pixels, llava_error *err) {
     llava_image *image = NULL;
     vision_plan plan = {0};
-    llava_status status;
+    llava_status status = LLAVA_OK;
     LLAVA_TRY_DONE(verify_open_picture(run, name, &image, err));
     LLAVA_TRY_DONE(vision_plan_make(processor, image->width, image->height, 0, 1, &plan, err));
     if (plan.n_views != 1) {
@@ -154,7 +154,7 @@ llava_status verify_tower(verify_run *run, llava_error *err) {
     open_tower tower = {0};
     float *pixels;
     int64_t n, tokens, width;
-    llava_status status;
+    llava_status status = LLAVA_OK;
     LLAVA_TRY_DONE(tower_open(run, 0, NULL, &tower, err));
     LLAVA_TRY_DONE(verify_processor_facts(run, "image_processor", tower.processor));
     model_tower_shape(tower.model, &tokens, &width);

@@ -108,6 +108,9 @@ typedef struct file_map {
 
 llava_status file_map_open(const char *path, file_map *map, llava_error *err);
 void file_map_close(file_map *map);
+/** Lets go of the resident pages that lie wholly inside [data, data + size); reading them again
+ *  brings them back. Nothing happens when the range is not part of the map. */
+void file_map_forget(const file_map *map, const void *data, size_t size);
 
 /** Reads a whole file of at most max_size bytes. */
 llava_status file_read(const char *path, size_t max_size, bytes *content, llava_error *err);

@@ -51,6 +51,14 @@ void file_map_close(file_map *map) {
     *map = (file_map){0};
 }
 
+void file_map_forget(const file_map *map, const void *data, size_t size) {
+    const uintptr_t start = (uintptr_t)data, base = (uintptr_t)map->data;
+    if (!map->data || start < base || size > map->size || start - base > map->size - size) return;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t first = (start + page - 1) / page * page, end = (start + size) / page * page;
+    if (first < end) madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 llava_status file_read(const char *path, size_t max_size, bytes *content, llava_error *err) {
     *content = (bytes){0};
     int fd;

@@ -251,6 +251,10 @@ done:
     return status;
 }
 
+void checkpoint_forget(const checkpoint *c, const void *data, size_t n_bytes) {
+    for (size_t i = 0; i < c->n_files; i++) file_map_forget(&c->maps[i], data, n_bytes);
+}
+
 void checkpoint_close(checkpoint **c) {
     if (!c || !*c) return;
     for (size_t i = 0; i < (*c)->n_files; i++) file_map_close(&(*c)->maps[i]);

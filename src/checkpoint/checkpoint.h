@@ -29,6 +29,8 @@ typedef struct checkpoint checkpoint;
  * data. */
 llava_status checkpoint_open(const char *path, checkpoint **out, llava_error *err);
 void checkpoint_close(checkpoint **c);
+/** A tensor's bytes are not needed for now: lets go of their pages when they are mapped. */
+void checkpoint_forget(const checkpoint *c, const void *data, size_t n_bytes);
 
 /** True if `directory` holds weights checkpoint_open() would find. */
 bool checkpoint_exists(const char *directory);

@@ -123,6 +123,17 @@ static llava_status note_overflows(llava_model *model, uint64_t overflows, llava
                        err);
 }
 
+/** Casts a mapped weight; only the result stays resident, as llava_inspect() foresees it. */
+static llava_status cast_mapped(llava_model *model, const bind_entry *e, uint64_t *overflows,
+                                llava_error *err) {
+    const void *stored = e->dst->data;
+    const size_t n_bytes = weight_size(e->dst);
+    LLAVA_TRY(cast_one(model, e->dst, e->suffix, overflows, err));
+    for (size_t i = 0; i < LLAVA_COUNT(model->files); i++)
+        if (model->files[i]) checkpoint_forget(model->files[i], stored, n_bytes);
+    return LLAVA_OK;
+}
+
 llava_status cast_weights(llava_model *model, const binder *b, const llava_load_options *options,
                           llava_error *err) {
     uint64_t total = 0, done = 0, overflows = 0;
@@ -135,7 +146,7 @@ llava_status cast_weights(llava_model *model, const binder *b, const llava_load_
         if (e->lora)
             LLAVA_TRY(merge_one(model, e, &overflows, err));
         else if (cast_target(model->compute, e->dst->dtype) != e->dst->dtype)
-            LLAVA_TRY(cast_one(model, e->dst, e->suffix, &overflows, err));
+            LLAVA_TRY(cast_mapped(model, e, &overflows, err));
         model->weight_bytes += weight_size(e->dst);
         done += stored;
         if (options->progress &&
