@@ -9,6 +9,10 @@
 
 #include "decoders.h"
 
+/* An LZW code of up to 12 bits stands for at most 4096 pixels. */
+#define GIF_PIXELS_PER_BYTE 4096
+#define GIF_SLACK           ((int64_t)16 << 20)
+
 typedef struct gif_source {
     const uint8_t *data;
     size_t size, at;
@@ -89,6 +93,11 @@ static llava_status make_canvas(const GifFileType *gif, int transparent, gif_can
     const int64_t width = i64_max(gif->SWidth, (int64_t)frame->Left + frame->Width);
     const int64_t height = i64_max(gif->SHeight, (int64_t)frame->Top + frame->Height);
     LLAVA_TRY(image_check_size("GIF", width, height, err));
+    const gif_source *source = gif->UserData;
+    const int64_t n_pixels = (int64_t)frame->Width * frame->Height;
+    if (n_pixels > GIF_SLACK && n_pixels / GIF_PIXELS_PER_BYTE > (int64_t)source->size)
+        return llava_fail(err, LLAVA_MALFORMED, "GIF: %zu bytes cannot hold a frame of %d x %d",
+                          source->size, frame->Width, frame->Height);
     LLAVA_TRY(image_new(width, height, &canvas->image, err));
     read_palette(gif, canvas);
     const uint8_t *back = canvas->palette[transparent >= 0 ? transparent : 0];
