@@ -2,6 +2,7 @@
  *
  * SentencePiece's two encoders: BPE by score with a heap, unigram by Viterbi.
  */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "text/sentencepiece.h"
@@ -165,6 +166,7 @@ static bool emit_symbol(const spm_bpe *b, emitter *e, span text, span *stack) {
             if (!emit(e, id, part)) return false;
             continue;
         }
+        assert(b->unused);
         const size_t left = b->unused[merge].left_size;
         stack[depth++] = (span){part.data + left, part.size - left};
         stack[depth++] = (span){part.data, left};

@@ -9,6 +9,16 @@
 
 static bool contains(const char *text, const char *part) { return text && strcasestr(text, part); }
 
+/* "prompt" in a name is not MPT, as in the reference. */
+static bool says_mpt(const char *name) {
+    const char *found = name;
+    while (found && (found = strcasestr(found, "mpt"))) {
+        if (found - name < 3 || strncasecmp(found - 3, "pro", 3) != 0) return true;
+        found += 3;
+    }
+    return false;
+}
+
 static bool has_token(const llava_tokenizer *t, const char *token) {
     return t && tokenizer_id(t, token) >= 0;
 }
@@ -75,7 +85,7 @@ static const char *by_name(const char *name, const char **reason) {
         *reason = "the name contains qwen or quyen";
         return "qwen_1_5";
     }
-    if (contains(name, "mpt")) {
+    if (says_mpt(name)) {
         *reason = "the name contains mpt";
         return "mpt";
     }

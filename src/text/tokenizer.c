@@ -2,6 +2,7 @@
  *
  * Tokens of a tokenizer: the model's own and the added ones.
  */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "text/tokenizer.h"
@@ -169,6 +170,7 @@ llava_status tokenizer_put(llava_tokenizer *t, added_token token, int32_t *id, l
                           token.text.data);
     size_t index = (size_t)found;
     if (found < 0) LLAVA_TRY(append_added(t, token.text, &index, err));
+    assert(t->added && index < t->n_added);
     added_token *slot = &t->added[index];
     token.text = slot->text;
     token.named |= slot->named;

@@ -111,6 +111,8 @@ static void test_choice(void **state) {
     assert_choice("llava-llama-2-13b-chat", "LlavaLlamaForCausalLM", "llava_llama_2");
     assert_choice("zephyr-7b", "LlavaMistralForCausalLM", "mistral_zephyr");
     assert_choice("mine", "LlavaLlamaForCausalLM", "llava_v0");
+    assert_choice("llava-MPT-7b", NULL, "mpt");
+    assert_choice("prompt-tuned", NULL, "llava_v0");
     assert_choice(NULL, NULL, "llava_v0");
 }
 
