@@ -282,9 +282,16 @@ static llava_status check_with_tower(llava_config *config, llava_error *err) {
     return LLAVA_OK;
 }
 
+/** The same name, or a path of some other machine that ends in the published name's last part. */
+static bool is_published(const char *name, const char *published_name) {
+    const char *last = strrchr(published_name, '/');
+    const size_t n = strlen(name), m = strlen(last);
+    return strcmp(name, published_name) == 0 || (n >= m && strcmp(name + n - m, last) == 0);
+}
+
 static llava_status use_published(llava_config *config, llava_error *err) {
     for (size_t i = 0; i < LLAVA_COUNT(published); i++) {
-        if (strcmp(published[i].name, config->mm.vision_tower) != 0) continue;
+        if (!is_published(config->mm.vision_tower, published[i].name)) continue;
         config->tower = published[i].config;
         return config_note(config, "tower config", published[i].name,
                            "no directory of that name was found: built-in facts about the "

@@ -556,6 +556,10 @@ static void test_published_tower(void **state) {
     assert_int_equal(c->mm.mm_hidden_size, 4 * 1024);
     assert_int_equal(c->processor.crop_width, 336);
     config_free(&c);
+    c = must_load("{" LLAVA "}", "{\"mm_hidden_size\":1152,\"mm_vision_tower\":"
+                                 "\"/data/towers/siglip-so400m-patch14-384\"}");
+    assert_int_equal(config_read_tower(c, NULL, &err), LLAVA_OK);
+    config_free(&c);
     c = must_load("{" LLAVA "}", NULL);
     assert_int_equal(config_read_tower(c, NULL, &err), LLAVA_IO);
     config_free(&c);
