@@ -164,6 +164,11 @@ LLAVA_API llava_status llava_inspect(const llava_load_options *options, llava_re
 LLAVA_API const char *llava_report_json(const llava_report *report);
 LLAVA_API void llava_report_free(llava_report **report);
 
+/** Writes what the options describe - adapter merged, tower inside, cast to torch_dtype (DEFAULT:
+ * as stored) - to a new directory, in the original layout that the Python reference loads too. */
+LLAVA_API llava_status llava_convert(const llava_load_options *options, const char *directory,
+                                     llava_error *err);
+
 /** Sizes of a loaded model. Strings live as long as the model. */
 typedef struct llava_model_info {
     const char *architecture;  /* e.g. "LlavaQwenForCausalLM" */

@@ -89,7 +89,15 @@ LLAVA_API llava_status llava_load_pretrained_model(const llava_load_options *opt
     return load_pretrained_model(options, loaded, err);
 }
 
-LLAVA_API void llava_loaded_close(llava_loaded *loaded) {
+LLAVA_API llava_status llava_convert(const llava_load_options *options, const char *directory,
+                                     llava_error *err) {
+    REQUIRE(options);
+    REQUIRE(directory);
+    LLAVA_TRY(check_load_options(options, __func__, err));
+    return load_convert(options, directory, err);
+}
+
+void llava_loaded_close(llava_loaded *loaded) {
     if (!loaded) return;
     tokenizer_free(&loaded->tokenizer);
     image_processor_free(&loaded->image_processor);

@@ -6,7 +6,7 @@
 
 typedef llava_status (*plan_stage)(load_plan *plan);
 
-static llava_status run_stages(load_plan *plan) {
+llava_status plan_run(load_plan *plan) {
     static const plan_stage stages[] = {
         plan_check_options, plan_resolve_paths, plan_check_mode,     plan_read_config,
         plan_open_weights,  plan_open_overlay,  plan_describe,       plan_find_tower,
@@ -31,7 +31,7 @@ llava_status load_pretrained_model(const llava_load_options *options, llava_load
                                    llava_error *err) {
     load_plan plan;
     llava_status status = plan_open(&plan, options, err);
-    if (status == LLAVA_OK) status = run_stages(&plan);
+    if (status == LLAVA_OK) status = plan_run(&plan);
     if (status == LLAVA_OK) status = place(&plan);
     if (status == LLAVA_OK) {
         *loaded = (llava_loaded){.tokenizer = plan.tokenizer,

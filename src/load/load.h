@@ -22,6 +22,11 @@ llava_status load_pretrained_model(const llava_load_options *options, llava_load
 /** Everything llava_inspect() tells, as a JSON object the caller owns. */
 llava_status load_inspect(const llava_load_options *options, json_t **report, llava_error *err);
 
+/** Writes the checkpoint that the options describe - adapter merged, tower inside - to a new
+ *  directory in the original layout, cast to torch_dtype (DEFAULT: as stored). */
+llava_status load_convert(const llava_load_options *options, const char *directory,
+                          llava_error *err);
+
 /** A vision tower alone: a model that can model_run_tower() and nothing else, and its image
  *  processor. config_json holds mm_* keys (select layer and feature, s2 ...) as an object. */
 typedef struct tower_request {

@@ -29,6 +29,8 @@ typedef struct load_plan {
 llava_status plan_open(load_plan *plan, const llava_load_options *options, llava_error *err);
 void plan_close(load_plan *plan);
 
+/** All stages below, in order. */
+llava_status plan_run(load_plan *plan);
 /* The stages, in order. Each needs those before it. */
 llava_status plan_check_options(load_plan *plan);
 llava_status plan_resolve_paths(load_plan *plan); /* Hub ids become snapshot directories */

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A checkpoint as loading sees it - adapter merged, tower inside, one type - written back in the
+ * original layout, one tensor in memory at a time.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "checkpoint/safetensors_write.h"
+#include "load_plan.h"
+
+#define SHARD_BYTES ((uint64_t)5 << 30) /* transformers' default */
+
+/** One tensor of the output: an entry, or MPT's three row ranges of one matrix. */
+typedef struct output {
+    size_t first, n_entries; /* of plan->bind.entries */
+    planned_tensor plan;
+    int64_t pad_rows; /* zero rows behind: a head shorter than its embedding */
+} output;
+
+typedef struct converter {
+    load_plan *plan;
+    arena *memory;
+    const char *directory;
+    output *outputs;
+    size_t n_outputs, n_shards;
+    uint64_t total, done;
+    llava_error *err;
+} converter;
+
+/* ---------------------------------------------------------------- what is written */
+
+static llava_dtype output_dtype(const converter *c, const bind_entry *e) {
+    const llava_dtype wanted = c->plan->options->torch_dtype;
+    return wanted == LLAVA_DTYPE_DEFAULT ? e->found->t.dtype : wanted;
+}
+
+static bool is_same_tensor(const bind_entry *a, const bind_entry *b) {
+    return a->group == b->group && a->n_rows > 0 && strcmp(a->suffix, b->suffix) == 0;
+}
+
+static llava_status plan_output(converter *c, size_t index, size_t n_entries) {
+    const binder *b = &c->plan->bind;
+    const bind_entry *e = &b->entries[index];
+    output *o = &c->outputs[c->n_outputs++];
+    *o = (output){.first = index, .n_entries = n_entries, .plan = {.t = e->found->t}};
+    o->plan.t.dtype = output_dtype(c, e);
+    o->plan.name = arena_printf(c->memory, "%s%s", b->canonical[e->group], e->suffix);
+    if (!o->plan.name) return llava_fail_memory(c->err, 0, "a name");
+    const decoder_weights *d = &c->plan->model->decoder;
+    if (e->dst == &d->head && d->head.n_rows < d->embed.n_rows) {
+        o->pad_rows = d->embed.n_rows - d->head.n_rows;
+        o->plan.t.shape[0] = d->embed.n_rows;
+    }
+    c->total += (uint64_t)tensor_count(&o->plan.t) * dtype_size(o->plan.t.dtype);
+    return LLAVA_OK;
+}
+
+static llava_status plan_outputs(converter *c) {
+    const binder *b = &c->plan->bind;
+    c->outputs = arena_array(c->memory, b->count, sizeof *c->outputs);
+    if (!c->outputs) return llava_fail_memory(c->err, b->count * sizeof(output), "a list");
+    for (size_t i = 0, end; i < b->count; i = end) {
+        for (end = i + 1; end < b->count && is_same_tensor(&b->entries[i], &b->entries[end]);)
+            end++;
+        if (b->entries[i].found) LLAVA_TRY(plan_output(c, i, end - i));
+    }
+    return LLAVA_OK;
+}
+
+/* ---------------------------------------------------------------- data */
+
+static llava_status write_cast(converter *c, safetensors_writer *w, const weight *from,
+                               llava_dtype to) {
+    const size_t count = (size_t)from->n_rows * (size_t)from->n_cols;
+    const size_t n_bytes = count * dtype_size(to);
+    if (from->dtype == to) return safetensors_append(w, from->data, n_bytes, c->err);
+    void *cast = aligned_new(n_bytes);
+    if (!cast) return llava_fail_memory(c->err, n_bytes, "a tensor");
+    tensor_cast(cast, to, from->data, from->dtype, count);
+    const llava_status status = safetensors_append(w, cast, n_bytes, c->err);
+    free(cast);
+    return status;
+}
+
+static llava_status write_entry(converter *c, safetensors_writer *w, const bind_entry *e,
+                                llava_dtype to) {
+    if (!e->lora) return write_cast(c, w, e->dst, to);
+    const size_t n_bytes = (size_t)e->dst->n_rows * (size_t)e->dst->n_cols * sizeof(float);
+    float *merged = aligned_new(n_bytes);
+    if (!merged) return llava_fail_memory(c->err, n_bytes, e->suffix);
+    llava_status status = merge_lora(c->plan->model, e, merged, c->err);
+    const weight wide = {.dtype = LLAVA_DTYPE_F32,
+                         .n_rows = e->dst->n_rows,
+                         .n_cols = e->dst->n_cols,
+                         .data = merged};
+    if (status == LLAVA_OK) status = write_cast(c, w, &wide, to);
+    free(merged);
+    return status;
+}
+
+static llava_status write_zeros(converter *c, safetensors_writer *w, size_t n_bytes) {
+    static const uint8_t zeros[4096];
+    while (n_bytes > 0) {
+        const size_t part = n_bytes < sizeof zeros ? n_bytes : sizeof zeros;
+        LLAVA_TRY(safetensors_append(w, zeros, part, c->err));
+        n_bytes -= part;
+    }
+    return LLAVA_OK;
+}
+
+static llava_status write_output(converter *c, safetensors_writer *w, const output *o) {
+    const llava_load_options *options = c->plan->options;
+    const llava_dtype to = o->plan.t.dtype;
+    for (size_t i = 0; i < o->n_entries; i++)
+        LLAVA_TRY(write_entry(c, w, &c->plan->bind.entries[o->first + i], to));
+    const size_t row_bytes = (size_t)c->plan->bind.entries[o->first].dst->n_cols * dtype_size(to);
+    LLAVA_TRY(write_zeros(c, w, (size_t)o->pad_rows * row_bytes));
+    c->done += (uint64_t)tensor_count(&o->plan.t) * dtype_size(to);
+    if (options->progress &&
+        !options->progress(options->progress_user, c->done, c->total, o->plan.name))
+        return llava_fail(c->err, LLAVA_CANCELLED, "converting was cancelled at tensor %s",
+                          o->plan.name);
+    return LLAVA_OK;
+}
+
+/* ---------------------------------------------------------------- files */
+
+static const char *out_path(const converter *c, const char *name) {
+    return path_join(c->memory, c->directory, name);
+}
+
+static const char *shard_name(const converter *c, size_t shard) {
+    return c->n_shards == 1 ? "model.safetensors"
+                            : arena_printf(c->memory, "model-%05zu-of-%05zu.safetensors", shard + 1,
+                                           c->n_shards);
+}
+
+/** Index of the output behind the shard that begins at `first`. */
+static size_t shard_end(const converter *c, size_t first) {
+    uint64_t size = 0;
+    size_t end = first;
+    for (; end < c->n_outputs; end++) {
+        const tensor *t = &c->outputs[end].plan.t;
+        const uint64_t more = (uint64_t)tensor_count(t) * dtype_size(t->dtype);
+        if (end > first && size + more > SHARD_BYTES) break;
+        size += more;
+    }
+    return end;
+}
+
+static llava_status write_shard(converter *c, const char *path, size_t first, size_t end) {
+    planned_tensor *tensors = arena_array(c->memory, end - first, sizeof *tensors);
+    if (!path || !tensors) return llava_fail_memory(c->err, 0, "a shard");
+    for (size_t i = first; i < end; i++) tensors[i - first] = c->outputs[i].plan;
+    safetensors_writer w;
+    LLAVA_TRY(safetensors_create(&w, path, tensors, end - first, c->err));
+    llava_status status = LLAVA_OK;
+    for (size_t i = first; i < end && status == LLAVA_OK; i++)
+        status = write_output(c, &w, &c->outputs[i]);
+    if (status == LLAVA_OK) status = safetensors_finish(&w, c->err);
+    safetensors_abandon(&w);
+    return status;
+}
+
+static llava_status write_json(const converter *c, const char *name, const json_t *root) {
+    const char *path = out_path(c, name);
+    if (path && json_dump_file(root, path, JSON_INDENT(2) | JSON_ENSURE_ASCII) == 0)
+        return LLAVA_OK;
+    return llava_fail(c->err, LLAVA_IO, "%s/%s: cannot be written: %s", c->directory, name,
+                      strerror(errno));
+}
+
+static llava_status write_weights(converter *c) {
+    for (size_t first = 0; first < c->n_outputs; c->n_shards++) first = shard_end(c, first);
+    json_t *map = json_object();
+    llava_status status = map ? LLAVA_OK : llava_fail_memory(c->err, 0, "an index");
+    for (size_t first = 0, end, shard = 0; status == LLAVA_OK && first < c->n_outputs;
+         first = end, shard++) {
+        end = shard_end(c, first);
+        const char *name = shard_name(c, shard);
+        status = write_shard(c, name ? out_path(c, name) : NULL, first, end);
+        for (size_t i = first; i < end && status == LLAVA_OK; i++)
+            if (json_object_set_new(map, c->outputs[i].plan.name, json_string(name)) != 0)
+                status = llava_fail_memory(c->err, 0, "an index");
+    }
+    if (status == LLAVA_OK && c->n_shards > 1) {
+        json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)c->total,
+                                  "weight_map", map);
+        status = index ? write_json(c, "model.safetensors.index.json", index)
+                       : llava_fail_memory(c->err, 0, "an index");
+        json_decref(index);
+    }
+    json_decref(map);
+    return status;
+}
+
+/** config.json of the result: what was loaded, with its class, size of vocabulary and type. */
+static llava_status write_config(converter *c) {
+    const llava_model *model = c->plan->model;
+    const llava_dtype wanted = c->plan->options->torch_dtype;
+    json_t *root = json_deep_copy(model->config->root);
+    json_t *classes = json_pack("[s]", model->config->architecture);
+    bool ok =
+        root && json_object_set_new(root, "architectures", classes) == 0 &&
+        json_object_set_new(root, "vocab_size", json_integer(model->decoder.embed.n_rows)) == 0;
+    if (ok && wanted != LLAVA_DTYPE_DEFAULT)
+        ok = json_object_set_new(root, "torch_dtype", json_string(dtype_name(wanted))) == 0;
+    if (root) json_object_del(root, "delay_load"); /* the tower lies in the checkpoint now */
+    const llava_status status =
+        ok ? write_json(c, "config.json", root) : llava_fail_memory(c->err, 0, "a config");
+    json_decref(root);
+    return status;
+}
+
+/** Copies the small files beside the weights; absent ones are left out. */
+static llava_status copy_companions(const converter *c) {
+    static const char *const names[] = {"generation_config.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json",
+                                        "tokenizer.json",
+                                        "tokenizer.model",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "preprocessor_config.json",
+                                        "chat_template.json",
+                                        "chat_template.jinja"};
+    for (size_t i = 0; i < LLAVA_COUNT(names); i++) {
+        const char *from = path_join(c->memory, c->plan->weights_directory, names[i]);
+        const char *to = out_path(c, names[i]);
+        if (!from || !to) return llava_fail_memory(c->err, 0, "a path");
+        if (!path_is_file(from)) continue;
+        bytes content;
+        LLAVA_TRY(file_read(from, JSON_FILE_MAX, &content, c->err));
+        FILE *file = fopen(to, "wbx");
+        const bool ok = file && fwrite(content.data, 1, content.size, file) == content.size;
+        const bool closed = file && fclose(file) == 0;
+        bytes_free(&content);
+        if (!ok || !closed)
+            return llava_fail(c->err, LLAVA_IO, "%s: cannot be written: %s", to, strerror(errno));
+    }
+    return LLAVA_OK;
+}
+
+static llava_status make_directory(const converter *c) {
+    if (mkdir(c->directory, 0777) == 0) return LLAVA_OK;
+    if (errno == EEXIST && path_is_directory(c->directory) && rmdir(c->directory) == 0 &&
+        mkdir(c->directory, 0777) == 0) /* an empty one will do */
+        return LLAVA_OK;
+    return llava_fail(c->err, LLAVA_IO, "%s: expected a directory that is new or empty: %s",
+                      c->directory, strerror(errno));
+}
+
+static llava_status convert(converter *c) {
+    LLAVA_TRY(plan_outputs(c));
+    LLAVA_TRY(make_directory(c));
+    LLAVA_TRY(copy_companions(c));
+    LLAVA_TRY(write_weights(c));
+    return write_config(c); /* last: a directory without it is not taken for a checkpoint */
+}
+
+llava_status load_convert(const llava_load_options *options, const char *directory,
+                          llava_error *err) {
+    load_plan plan;
+    llava_status status = plan_open(&plan, options, err);
+    if (status == LLAVA_OK) status = plan_run(&plan);
+    if (status == LLAVA_OK)
+        status = device_open_cpu(options->n_threads ? options->n_threads : processor_count(),
+                                 options->cpu_level, &plan.model->dev, err);
+    if (status == LLAVA_OK) {
+        converter c = {
+            .plan = &plan, .memory = plan.model->memory, .directory = directory, .err = err};
+        status = convert(&c);
+    }
+    plan_close(&plan);
+    return status;
+}
