@@ -24,8 +24,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (width * height <= SMALL_PIXELS) {
         const image_filter filter = (image_filter)(size % 6);
         llava_image *resized = NULL;
-        if (image_resize(image, 1 + (int64_t)(size % 31), 1 + (int64_t)(size % 29), filter, &resized,
-                         &err) != LLAVA_OK)
+        if (image_resize(image, 1 + (int64_t)(size % 31), 1 + (int64_t)(size % 29), filter,
+                         &resized, &err) != LLAVA_OK)
             abort();
         llava_image_free(&resized);
     }
