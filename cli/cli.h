@@ -28,6 +28,8 @@ typedef enum command_id {
     CMD_TOKENIZE = 1 << 4,
     CMD_TEMPLATES = 1 << 5,
     CMD_VERIFY = 1 << 6,
+    CMD_CONVERT = 1 << 7,
+    CMD_PULL = 1 << 8,
 } command_id;
 
 /** A repeatable option's values, in order; the strings belong to argv. */
@@ -69,6 +71,12 @@ int cmd_info(const cli_args *args);
 int cmd_tokenize(const cli_args *args);
 int cmd_templates(const cli_args *args);
 int cmd_verify(const cli_args *args);
+int cmd_convert(const cli_args *args);
+int cmd_pull(const cli_args *args);
+
+/** Fills the hub_* options that the command line left open from the environment variables that
+ *  huggingface_hub knows. The strings live as long as the process. */
+void cli_read_environment(llava_load_options *options);
 
 typedef enum option_kind {
     OPTION_FLAG,  /* bool */
@@ -134,6 +142,18 @@ typedef struct cli_model {
     llava_model_info info;
     double load_ms;
 } cli_model;
+
+/** A progress bar on stderr, drawn only when that is a terminal. */
+typedef struct cli_progress {
+    bool visible;
+    double drawn_ms;
+} cli_progress;
+
+/** A llava_progress_fn; false once Ctrl-C was pressed. user is a cli_progress. */
+bool cli_on_progress(void *user, uint64_t done, uint64_t total, const char *what);
+/** The loading options of the command line, with words.items[0] as the model and the bar. */
+llava_load_options cli_load_options(const cli_args *args, cli_progress *bar);
+void cli_progress_end(const cli_progress *bar);
 
 /** Loads words.items[0], with a progress bar when stderr is a terminal. */
 llava_status cli_load(const cli_args *args, cli_model *model, llava_error *err);

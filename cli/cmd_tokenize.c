@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "cli.h"
+#include "checkpoint/checkpoint.h"
 #include "config/config.h"
 #include "text/text.h"
 
@@ -112,13 +113,36 @@ static llava_status each_line(const cli_args *args, const llava_tokenizer *token
     return status;
 }
 
-int cmd_tokenize(const cli_args *args) {
+/** A directory of tokenizer files alone: the fast class where it brings tokenizer.json. */
+static llava_status open_tokenizer_alone(const char *directory, llava_tokenizer **tokenizer,
+                                         llava_error *err) {
+    bytes path = {0};
+    if (!bytes_printf(&path, "%s/tokenizer.json", directory))
+        return llava_fail_memory(err, strlen(directory), "a path");
+    const tokenizer_request request = {
+        .directory = directory,
+        .flavour = path_is_file(path.data) ? TOKENIZER_FAST : TOKENIZER_SLOW,
+    };
+    bytes_free(&path);
+    return tokenizer_open(&request, tokenizer, err);
+}
+
+/** The tokenizer as loading returns it, picture tokens added; or that of a directory which is no
+ *  checkpoint. */
+static llava_status open_tokenizer(const cli_args *args, cli_model *model, llava_error *err) {
+    const char *directory = args->words.items[0];
+    if (path_is_directory(directory) && !checkpoint_exists(directory) && !args->load.model_base)
+        return open_tokenizer_alone(directory, &model->loaded.tokenizer, err);
     cli_args asked = *args;
     if (asked.load.torch_dtype == LLAVA_DTYPE_DEFAULT) asked.load.torch_dtype = stored_dtype(args);
-    cli_model model;
+    return cli_load(&asked, model, err);
+}
+
+int cmd_tokenize(const cli_args *args) {
+    cli_model model = {0};
     llava_error err = {0};
     llava_status status;
-    LLAVA_TRY_DONE(cli_load(&asked, &model, &err));
+    LLAVA_TRY_DONE(open_tokenizer(args, &model, &err));
     const line_fn fn = args->decode ? decode_line : encode_line;
     if (args->words.count == 1) LLAVA_TRY_DONE(each_line(args, model.loaded.tokenizer, fn, &err));
     for (size_t i = 1; i < args->words.count; i++) {

@@ -44,6 +44,15 @@ const cli_command cli_commands[] = {
      "Runs a recorded call of the reference and compares every stage with what was recorded: one\n"
      "line per stage, then what the record holds that was not compared. Fails if a stage does.",
      "llava verify traces/tiny-qwen2/prompt.json", 1, SIZE_MAX, cmd_verify},
+    {CMD_CONVERT, "convert", "MODEL OUTPUT [OPTIONS]", "write a checkpoint back, merged and cast",
+     "Writes what the options describe - adapter merged into --model-base, tower inside, cast to\n"
+     "--torch-dtype (default: as stored) - to the new directory OUTPUT, in the original layout.",
+     "llava convert llava-lora merged --model-base vicuna-7b --torch-dtype bfloat16", 2, 2,
+     cmd_convert},
+    {CMD_PULL, "pull", "ID... [OPTIONS]", "download from the Hub into its cache",
+     "Downloads what loading needs of each repository, resuming what was interrupted, and prints\n"
+     "the directory it lies in. A private or gated repository needs HF_TOKEN.",
+     "llava pull lmms-lab/llava-onevision-qwen2-0.5b-ov", 1, SIZE_MAX, cmd_pull},
 };
 const size_t cli_command_count = LLAVA_COUNT(cli_commands);
 
@@ -66,6 +75,7 @@ static int run_command(const cli_command *command, int argc, char **argv) {
             cli_print_help(stdout, command);
             status = 0;
         } else {
+            cli_read_environment(&args.load);
             status = command->run(&args);
         }
     }

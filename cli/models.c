@@ -45,11 +45,6 @@ void cli_clear_interrupt(void) { interrupt_count = 0; }
 #define BAR_WIDTH       32
 #define BAR_INTERVAL_MS 50.0
 
-typedef struct progress_bar {
-    bool visible;
-    double drawn_ms;
-} progress_bar;
-
 static void draw_bar(uint64_t done, uint64_t total, const char *what) {
     char bar[BAR_WIDTH + 1];
     const int filled = total ? (int)((double)done / (double)total * BAR_WIDTH) : BAR_WIDTH;
@@ -60,8 +55,8 @@ static void draw_bar(uint64_t done, uint64_t total, const char *what) {
     fflush(stderr);
 }
 
-static bool on_progress(void *user, uint64_t done, uint64_t total, const char *what) {
-    progress_bar *bar = user;
+bool cli_on_progress(void *user, uint64_t done, uint64_t total, const char *what) {
+    cli_progress *bar = user;
     const double now = now_ms();
     if (bar->visible && (now - bar->drawn_ms >= BAR_INTERVAL_MS || done >= total)) {
         draw_bar(done, total, what);
@@ -70,17 +65,26 @@ static bool on_progress(void *user, uint64_t done, uint64_t total, const char *w
     return !cli_interrupted();
 }
 
-llava_status cli_load(const cli_args *args, cli_model *model, llava_error *err) {
-    *model = (cli_model){0};
-    progress_bar bar = {.visible = isatty(STDERR_FILENO)};
+llava_load_options cli_load_options(const cli_args *args, cli_progress *bar) {
     llava_load_options options = args->load;
+    *bar = (cli_progress){.visible = isatty(STDERR_FILENO)};
     options.model_path = args->words.items[0];
-    options.progress = on_progress;
-    options.progress_user = &bar;
+    options.progress = cli_on_progress;
+    options.progress_user = bar;
     cli_catch_interrupt(NULL);
+    return options;
+}
+
+void cli_progress_end(const cli_progress *bar) {
+    if (bar->drawn_ms > 0) fprintf(stderr, "\r\033[K");
+}
+
+llava_status cli_load(const cli_args *args, cli_model *model, llava_error *err) {
+    cli_progress bar;
+    const llava_load_options options = cli_load_options(args, &bar);
     const double start = now_ms();
     const llava_status status = llava_load_pretrained_model(&options, &model->loaded, err);
-    if (bar.drawn_ms > 0) fprintf(stderr, "\r\033[K");
+    cli_progress_end(&bar);
     if (status != LLAVA_OK) return status;
     model->load_ms = now_ms() - start;
     llava_model_get_info(model->loaded.model, &model->info);

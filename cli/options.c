@@ -10,9 +10,10 @@
 #include "cli.h"
 #include "tensor/tensor.h"
 
-#define MODEL     (CMD_RUN | CMD_CHAT | CMD_BATCH | CMD_INFO | CMD_TOKENIZE)
+#define MODEL     (CMD_RUN | CMD_CHAT | CMD_BATCH | CMD_INFO | CMD_TOKENIZE | CMD_CONVERT)
 #define ANSWER    (CMD_RUN | CMD_CHAT | CMD_BATCH)
-#define ALL       (MODEL | CMD_TEMPLATES | CMD_VERIFY)
+#define HUB       (MODEL | CMD_PULL)
+#define ALL       (MODEL | CMD_TEMPLATES | CMD_VERIFY | CMD_PULL)
 #define AT(field) offsetof(cli_args, field)
 
 const cli_option cli_options[] = {
@@ -41,6 +42,14 @@ const cli_option cli_options[] = {
      AT(load.n_threads), 0, 4096, MODEL | CMD_VERIFY},
     {"cpu-level", "NAME", "instruction set (default: the best there is)",
      "c avx2 avx512 avx512bf16", OPTION_TEXT, AT(load.cpu_level), 0, 0, MODEL | CMD_VERIFY},
+
+    /* the Hub; defaults come from HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE */
+    {"hub-cache", "DIR", "cache for Hub ids in place of directories (default: as Python's)", NULL,
+     OPTION_TEXT, AT(load.hub_cache), 0, 0, HUB},
+    {"revision", "NAME", "branch, tag or commit of a Hub id (default main)", NULL, OPTION_TEXT,
+     AT(load.hub_revision), 0, 0, HUB},
+    {"offline", NULL, "use what the cache has and ask nobody", NULL, OPTION_FLAG,
+     AT(load.hub_offline), 0, 0, HUB},
 
     /* the prompt */
     {"image", "FILE", "picture to attach; may be repeated, kept in order", NULL, OPTION_LIST,

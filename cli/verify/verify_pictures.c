@@ -86,8 +86,9 @@ static llava_status compare_plans(verify_run *run, llava_error *err) {
     const int32_t *recorded;
     size_t n_recorded;
     LLAVA_TRY(verify_id_array(run, "tiles", &recorded, &n_recorded, err));
-    LLAVA_TRY(verify_ids(run, "tiles", tiles, run->n_pictures, recorded, n_recorded));
+    if (recorded) LLAVA_TRY(verify_ids(run, "tiles", tiles, run->n_pictures, recorded, n_recorded));
     LLAVA_TRY(verify_id_array(run, "image_rows", &recorded, &n_recorded, err));
+    if (!recorded) return LLAVA_OK;
     return verify_ids(run, "image_rows", rows, run->n_pictures, recorded, n_recorded);
 }
 
@@ -307,6 +308,8 @@ static llava_status splice(verify_run *run, int64_t n_rows, llava_error *err) {
 llava_status verify_splice(verify_run *run, llava_error *err) {
     int64_t n_rows;
     LLAVA_TRY(count_rows(run, &n_rows, err));
+    if (n_rows == 0)
+        return llava_fail(err, LLAVA_MALFORMED, "%s: the prompt is empty", run->trace.path);
     LLAVA_TRY(splice(run, n_rows, err));
     const int64_t limit = run->loaded.model->config->mm.tokenizer_model_max_length;
     run->cut_off = run->loaded.image_processor && limit > 0 && run->n_rows > limit;

@@ -58,5 +58,6 @@ llava_status verify_prompt(verify_run *run, llava_error *err) {
     const int32_t *recorded;
     size_t n_recorded;
     LLAVA_TRY(verify_id_array(run, "input_ids", &recorded, &n_recorded, err));
+    if (!recorded) return LLAVA_OK;
     return verify_ids(run, "input_ids", run->prompt.data, run->prompt.count, recorded, n_recorded);
 }
