@@ -10,7 +10,7 @@
 
 #include "device/cpu/cpu.h"
 
-#define PANEL_FLOATS ((int64_t)32 << 10) /* 128 KiB: a K block of a panel */
+#define PANEL_FLOATS ((int64_t)48 << 10) /* 192 KiB: a K block of a panel */
 #define PANEL_ROWS   1024                /* rows whose accumulators a thread keeps */
 #define DOT_ROWS     16                  /* activations taken together */
 #define DOT_CHUNK    1024                /* weight rows taken together, at most */
@@ -133,7 +133,9 @@ static void panel_task(void *user, int64_t index) {
     const int64_t m = i64_min(job->rows_per_task, job->n_rows - row);
     float *panel = cpu_scratch_thread(job->d, job->scratch), *c = panel + PANEL_FLOATS;
     const int64_t per_float = job->kind == PRODUCT_BF16_BF16 ? 2 : 1;
-    const int64_t block = PANEL_FLOATS * per_float / tile;
+    const int64_t most = PANEL_FLOATS * per_float / tile;
+    const int64_t n_blocks = i64_max(1, ceil_div(n_in, most));
+    const int64_t block = round_up(ceil_div(n_in, n_blocks), 2);
     int64_t first_k = 0;
     do { /* once even without inputs: the sum is zero */
         const int64_t n_k = i64_min(block, n_in - first_k);
@@ -208,6 +210,13 @@ static void round_task(void *user, int64_t index) {
     }
 }
 
+/** Elements between rounded rows: an odd number of 64-byte lines, for rows a multiple of 4096 bytes
+ *  apart would compete for the same few places of the cache. */
+static int64_t spread_stride(int64_t n_cols) {
+    const int64_t lines = ceil_div(n_cols, 32);
+    return (lines | 1) * 32;
+}
+
 /** Rows of rounded activations that fit the scratch at a time; 0: not even one. */
 static int64_t rounded_rows(const linear_job *job) {
     const size_t size = job->kind == PRODUCT_BF16_BF16 ? 2 : 4;
@@ -236,7 +245,7 @@ void cpu_linear(device *d, const linear_args *args) {
     int64_t rows = args->n_rows;
     bool rounds = args->bf16_inputs && args->w->n_cols > 0;
     if (rounds) {
-        job.x_stride = round_up(args->w->n_cols, KERNEL_PAD);
+        job.x_stride = spread_stride(args->w->n_cols);
         const int64_t fit = rounded_rows(&job);
         if (fit == 0) { /* out of memory for one row: the products of unrounded inputs */
             rounds = false;
