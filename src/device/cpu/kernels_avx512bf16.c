@@ -94,20 +94,21 @@ static void bf16_gemm_bf16(const gemm_bf16_args *args) {
 
 #define PREFETCH_AHEAD 4096 /* bytes */
 #define ROWS_MAX       4    /* activation rows taken together */
+#define STREAMS        2    /* weight rows taken together */
 
 V __mmask32 first_halves(int64_t n) { return n >= 32 ? 0xffffffffu : (1u << n) - 1; }
 
 /** Weight rows w[0 .. nw) times x rows [0 .. nx). Vectors of k alternate between two sums. */
-V void tile_dot(const uint8_t *const w[2], const uint16_t *x, const dot_args *args,
-                float *const dst[2], const int nw, const int nx) {
+V void tile_dot(const uint8_t *const w[STREAMS], const uint16_t *x, const dot_args *args,
+                float *const dst[STREAMS], const int nw, const int nx) {
     const int64_t k = args->k, stride = args->x_stride;
-    __m512 even[2][ROWS_MAX], odd[2][ROWS_MAX];
+    __m512 even[STREAMS][ROWS_MAX], odd[STREAMS][ROWS_MAX];
     UNROLL for (int r = 0; r < nw; r++) {
         UNROLL for (int i = 0; i < nx; i++) even[r][i] = odd[r][i] = _mm512_setzero_ps();
     }
     int64_t p = 0;
     for (; p + 64 <= k; p += 64) {
-        __m512i w0[2], w1[2];
+        __m512i w0[STREAMS], w1[STREAMS];
         UNROLL for (int r = 0; r < nw; r++) {
             __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD);
             __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD + 64);
@@ -144,39 +145,30 @@ V void tile_dot(const uint8_t *const w[2], const uint16_t *x, const dot_args *ar
     }
 }
 
-V void dot_rows(const uint8_t *const w[2], const dot_args *args, float *const dst[2],
-                const int nw) {
-    for (int64_t i = 0; i < args->n_x;) {
-        const int64_t left = args->n_x - i;
+V void dot_rows(const dot_args *args, int64_t r, int64_t apart, const int nw) {
+    const uint8_t *w[STREAMS];
+    float *dst[STREAMS];
+    UNROLL for (int s = 0; s < nw; s++) {
+        w[s] = (const uint8_t *)args->w + (r + s * apart) * args->k * 2;
+        dst[s] = args->dst + r + s * apart;
+    }
+    for (int64_t i = 0, n; i < args->n_x; i += n) {
         const uint16_t *x = (const uint16_t *)args->x + i * args->x_stride;
-        float *const to[2] = {dst[0] + i * args->dst_stride,
-                              nw > 1 ? dst[1] + i * args->dst_stride : NULL};
-        if (left >= 4) {
-            tile_dot(w, x, args, to, nw, 4);
-            i += 4;
-        } else if (left >= 2) {
-            tile_dot(w, x, args, to, nw, 2);
-            i += 2;
-        } else {
-            tile_dot(w, x, args, to, nw, 1);
-            i += 1;
+        const int64_t left = args->n_x - i;
+        n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        switch (n) {
+        case 4: tile_dot(w, x, args, dst, nw, 4); break;
+        case 2: tile_dot(w, x, args, dst, nw, 2); break;
+        default: tile_dot(w, x, args, dst, nw, 1); break;
         }
+        UNROLL for (int s = 0; s < nw; s++) dst[s] += n * args->dst_stride;
     }
 }
 
 static void bf16_dot_bf16_bf16(const dot_args *args) {
-    const int64_t half = args->n_w / 2, row = args->k * 2;
-    const uint8_t *w0 = args->w, *w1 = w0 + half * row; /* two long streams */
-    for (int64_t r = 0; r < half; r++, w0 += row, w1 += row) {
-        const uint8_t *const w[2] = {w0, w1};
-        float *const dst[2] = {args->dst + r, args->dst + half + r};
-        dot_rows(w, args, dst, 2);
-    }
-    if (args->n_w % 2) {
-        const uint8_t *const w[2] = {w1, NULL};
-        float *const dst[2] = {args->dst + 2 * half, NULL};
-        dot_rows(w, args, dst, 1);
-    }
+    const int64_t apart = args->n_w / STREAMS; /* few, long streams */
+    for (int64_t r = 0; r < apart; r++) dot_rows(args, r, apart, STREAMS);
+    for (int64_t r = STREAMS * apart; r < args->n_w; r++) dot_rows(args, r, 0, 1);
 }
 
 void kernels_fill_avx512bf16(kernels *table) {

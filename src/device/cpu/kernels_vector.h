@@ -3,7 +3,8 @@
  * Kernels written once over a vector of LANES floats. A level's file defines, before including
  * this, the type `vec` and its primitives:
  *
- *     LANES, TILE_VECTORS (vectors of a panel), DOT_ROWS_MAX (activation rows taken together)
+ *     LANES, TILE_VECTORS (vectors of a panel), DOT_ROWS_MAX (activation rows taken together, 1
+ *     or 2)
  *     v_set(x) v_load(p) v_load_n(p, n) v_store(p, v) v_store_n(p, v, n)    n in [1, LANES)
  *     v_load_f16 v_load_f16_n v_load_bf16 v_load_bf16_n                     widened
  *     v_add v_sub v_mul v_div v_fma(a, b, c) = a * b + c  v_fnma = c - a * b
@@ -371,18 +372,20 @@ typedef struct dot_sum {
 INLINE vec load_f32(const uint8_t *p) { return v_load((const float *)p); }
 INLINE vec load_f32_n(const uint8_t *p, int64_t n) { return v_load_n((const float *)p, n); }
 
-/** Weight rows w[0 .. nw) times x rows [0 .. nx). Vectors of k alternate between two sums. */
-#define DOT(name, size, load)                                                                      \
-    INLINE void tile_##name(const uint8_t *const w[2], const float *x, const dot_args *args,       \
-                            float *const dst[2], const int nw, const int nx) {                     \
+/** Weight rows w[0 .. nw) times x rows [0 .. nx). Vectors of k alternate between two sums.
+ *  streams: weight rows taken together; more share what is loaded of long activation rows, fewer
+ *  read memory faster. */
+#define DOT(name, size, load, streams)                                                             \
+    INLINE void tile_##name(const uint8_t *const w[streams], const float *x, const dot_args *args, \
+                            float *const dst[streams], const int nw, const int nx) {               \
         const int64_t k = args->k, stride = args->x_stride;                                        \
-        dot_sum sum[2][DOT_ROWS_MAX];                                                              \
+        dot_sum sum[streams][DOT_ROWS_MAX];                                                        \
         UNROLL for (int r = 0; r < nw; r++) {                                                      \
             UNROLL for (int i = 0; i < nx; i++) sum[r][i] = (dot_sum){v_set(0), v_set(0)};         \
         }                                                                                          \
         int64_t p = 0;                                                                             \
         for (; p + 2 * LANES <= k; p += 2 * LANES) {                                               \
-            vec even[2], odd[2];                                                                   \
+            vec even[streams], odd[streams];                                                       \
             UNROLL for (int r = 0; r < nw; r++) {                                                  \
                 const uint8_t *at = w[r] + p * (size);                                             \
                 for (int line = 0; line < 2 * LANES * (size); line += 64)                          \
@@ -420,43 +423,30 @@ INLINE vec load_f32_n(const uint8_t *p, int64_t n) { return v_load_n((const floa
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
-    INLINE void rows_##name(const uint8_t *const w[2], const dot_args *args, float *const dst[2],  \
-                            const int nw) {                                                        \
-        const float *x = args->x;                                                                  \
-        int64_t i = 0;                                                                             \
-        for (; i < args->n_x;) {                                                                   \
-            const int64_t left = args->n_x - i;                                                    \
-            float *const to[2] = {dst[0] + i * args->dst_stride,                                   \
-                                  nw > 1 ? dst[1] + i * args->dst_stride : NULL};                  \
-            const float *xi = x + i * args->x_stride;                                              \
-            if (DOT_ROWS_MAX >= 4 && left >= 4) {                                                  \
-                tile_##name(w, xi, args, to, nw, DOT_ROWS_MAX >= 4 ? 4 : 1);                       \
-                i += 4;                                                                            \
-            } else if (left >= 2) {                                                                \
-                tile_##name(w, xi, args, to, nw, 2);                                               \
-                i += 2;                                                                            \
-            } else {                                                                               \
-                tile_##name(w, xi, args, to, nw, 1);                                               \
-                i += 1;                                                                            \
-            }                                                                                      \
+    INLINE void rows_##name(const dot_args *args, int64_t r, int64_t apart, const int nw) {        \
+        const uint8_t *w[streams];                                                                 \
+        float *dst[streams];                                                                       \
+        UNROLL for (int s = 0; s < nw; s++) {                                                      \
+            w[s] = (const uint8_t *)args->w + (r + s * apart) * args->k * (size);                  \
+            dst[s] = args->dst + r + s * apart;                                                    \
+        }                                                                                          \
+        for (int64_t i = 0, n; i < args->n_x; i += n) {                                            \
+            const float *x = (const float *)args->x + i * args->x_stride;                          \
+            n = i64_min(DOT_ROWS_MAX, args->n_x - i);                                              \
+            if (n == DOT_ROWS_MAX)                                                                 \
+                tile_##name(w, x, args, dst, nw, DOT_ROWS_MAX);                                    \
+            else                                                                                   \
+                tile_##name(w, x, args, dst, nw, 1);                                               \
+            UNROLL for (int s = 0; s < nw; s++) dst[s] += n * args->dst_stride;                    \
         }                                                                                          \
     }                                                                                              \
     static void NAME(name)(const dot_args *args) {                                                 \
-        const int64_t half = args->n_w / 2, row = args->k * (size);                                \
-        const uint8_t *w0 = args->w, *w1 = w0 + half * row; /* two long streams */                 \
-        for (int64_t r = 0; r < half; r++, w0 += row, w1 += row) {                                 \
-            const uint8_t *const w[2] = {w0, w1};                                                  \
-            float *const dst[2] = {args->dst + r, args->dst + half + r};                           \
-            rows_##name(w, args, dst, 2);                                                          \
-        }                                                                                          \
-        if (args->n_w % 2) {                                                                       \
-            const uint8_t *const w[2] = {w1, NULL};                                                \
-            float *const dst[2] = {args->dst + 2 * half, NULL};                                    \
-            rows_##name(w, args, dst, 1);                                                          \
-        }                                                                                          \
+        const int64_t apart = args->n_w / streams; /* few, long streams */                         \
+        for (int64_t r = 0; r < apart; r++) rows_##name(args, r, apart, streams);                  \
+        for (int64_t r = streams * apart; r < args->n_w; r++) rows_##name(args, r, 0, 1);          \
     }
-DOT(dot_f32, 4, load_f32)
-DOT(dot_f16, 2, v_load_f16)
-DOT(dot_bf16, 2, v_load_bf16)
+DOT(dot_f32, 4, load_f32, 2)
+DOT(dot_f16, 2, v_load_f16, 4)
+DOT(dot_bf16, 2, v_load_bf16, 4)
 
 #endif
