@@ -12,6 +12,7 @@
 
 #define PANEL_FLOATS ((int64_t)48 << 10) /* 192 KiB: a K block of a panel */
 #define PANEL_ROWS   1024                /* rows whose accumulators a thread keeps */
+#define FEWEST_ROWS  96                  /* worth packing a panel for, when there is a choice */
 #define DOT_ROWS     16                  /* activations taken together */
 #define DOT_CHUNK    1024                /* weight rows taken together, at most */
 
@@ -146,10 +147,14 @@ static void panel_task(void *user, int64_t index) {
     finish(job, c, tile, row, m, column, n);
 }
 
+/** Rows are cut where scratch ends, and further where columns alone do not busy the threads. */
 static void run_panels(linear_job *job) {
-    const int64_t n_blocks = ceil_div(job->n_rows, PANEL_ROWS);
-    job->rows_per_task = ceil_div(job->n_rows, n_blocks);
     job->n_column_tasks = ceil_div(job->args->w->n_rows, job->k->tile_columns);
+    const int64_t wanted = ceil_div(3 * (int64_t)job->n_threads, job->n_column_tasks);
+    const int64_t sensible = i64_min(wanted, ceil_div(job->n_rows, FEWEST_ROWS));
+    int64_t n_blocks = i64_max(ceil_div(job->n_rows, PANEL_ROWS), sensible);
+    job->rows_per_task = ceil_div(job->n_rows, n_blocks);
+    n_blocks = ceil_div(job->n_rows, job->rows_per_task);
     parallel_for(job->n_threads, n_blocks * job->n_column_tasks, panel_task, job);
 }
 
