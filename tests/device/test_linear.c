@@ -3,6 +3,8 @@
  * Products with weights at every level: against sums in double precision, and bit by bit between
  * thread counts and between a row alone and in a batch.
  */
+#include <pthread.h>
+
 #include "device_check.h"
 
 /** Of the sum of magnitudes: rounding of float32 sums. */
@@ -203,6 +205,57 @@ static void test_reserved(void **state) {
     each_level(check_reserved);
 }
 
+/* ---------------------------------------------------------------- several contexts */
+
+typedef struct shared_work {
+    device *d;
+    const linear_case *c;
+    const linear_data *data;
+    const float *expected;
+    bool same;
+} shared_work;
+
+static void *run_beside(void *user) {
+    shared_work *work = user;
+    const int64_t n = work->c->m * work->c->n;
+    float *dst = array_new((size_t)n, sizeof *dst);
+    work->same = dst != NULL;
+    for (int i = 0; i < 20 && work->same; i++) {
+        run_linear(work->d, work->c, work->data, 0, work->c->m, dst);
+        work->same = memcmp(dst, work->expected, (size_t)n * sizeof *dst) == 0;
+    }
+    free(dst);
+    return NULL;
+}
+
+/** Contexts of one model run at the same time on one device. */
+static void check_beside(const char *level) {
+    device *d = open_level(2, level);
+    const linear_case c = {
+        .m = 40, .k = 200, .n = 150, .dtype = LLAVA_DTYPE_BF16, .bf16_inputs = true, .bias = true};
+    linear_data data = make_data(&c);
+    float *expected = array_new((size_t)(c.m * c.n), sizeof *expected);
+    run_linear(d, &c, &data, 0, c.m, expected);
+    pthread_t threads[3];
+    shared_work work[3];
+    for (int i = 0; i < 3; i++) {
+        work[i] = (shared_work){d, &c, &data, expected, false};
+        assert_int_equal(pthread_create(&threads[i], NULL, run_beside, &work[i]), 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        pthread_join(threads[i], NULL);
+        assert_true(work[i].same);
+    }
+    free(expected);
+    free_data(&data);
+    device_close(&d);
+}
+
+static void test_beside(void **state) {
+    (void)state;
+    each_level(check_beside);
+}
+
 static void test_opening(void **state) {
     (void)state;
     device *d;
@@ -224,10 +277,9 @@ static void test_opening(void **state) {
 int main(int argc, char **argv) {
     check_start(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_opening),
-        cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_reserved),
+        cmocka_unit_test(test_opening), cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_parts),   cmocka_unit_test(test_reserved),
+        cmocka_unit_test(test_beside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
