@@ -130,8 +130,7 @@ struct device {
     void *state;       /* the device's own: kernel table, scratch */
 };
 
-#define DEVICE_MAX_THREADS  1024
-#define DEVICE_MAX_HEAD_DIM 1024 /* attention: larger heads must be refused when loading */
+#define DEVICE_MAX_THREADS 1024
 
 /** n_threads 0: one per processor. level NULL: the best this processor has. Unknown or unavailable
  * levels are errors. */

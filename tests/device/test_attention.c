@@ -184,6 +184,7 @@ static const attention_case cases[] = {
     {90, 100, 0, 2, 1, 9, 64, 1, LLAVA_DTYPE_F16, true, false, 1},
     {75, 3, 0, 4, 4, 32, 64, 0, LLAVA_DTYPE_F32, true, true, 2},
     {2, 90, 0, 3, 1, 256, 64, 0, LLAVA_DTYPE_BF16, true, false, 1},
+    {2, 66, 0, 3, 1, 2500, 64, 0, LLAVA_DTYPE_BF16, true, false, 0.2f},
     {3, 70, 0, 12, 1, 1024, 64, 0, LLAVA_DTYPE_F32, true, false, 0.2f},
     {20, 50, 0, 16, 1, 64, 64, 0, LLAVA_DTYPE_F16, true, false, 30},
 };

@@ -8,7 +8,7 @@
 #include "device/cpu/kernels.h"
 #include "device/device.h"
 
-/** Floats of scratch a thread has to itself. */
+/** Floats of scratch a thread has to itself, at least. */
 #define CPU_THREAD_FLOATS ((int64_t)256 << 10)
 
 /** What one running operation uses. Operations of different contexts each take one. */
@@ -16,7 +16,8 @@ typedef struct cpu_scratch {
     struct cpu_scratch *next;
     void *rows; /* converted activations */
     size_t rows_bytes;
-    float *threads; /* CPU_THREAD_FLOATS for each thread */
+    float *threads; /* thread_floats for each thread */
+    int64_t thread_floats;
 } cpu_scratch;
 
 /** Never NULL: waits for one in use when no more memory is to be had. */
@@ -24,6 +25,8 @@ cpu_scratch *cpu_scratch_take(device *d);
 void cpu_scratch_give(device *d, cpu_scratch *scratch);
 /** True if rows holds n_bytes; tries to grow it. */
 bool cpu_scratch_rows(cpu_scratch *scratch, size_t n_bytes);
+/** True if each thread has n_floats; tries to grow them. */
+bool cpu_scratch_grow_threads(const device *d, cpu_scratch *scratch, int64_t n_floats);
 /** The calling thread's part, inside parallel_for. */
 float *cpu_scratch_thread(const device *d, const cpu_scratch *scratch);
 

@@ -250,21 +250,32 @@ static void attention_task(void *user, int64_t index) {
     store_rows(job, &block);
 }
 
+/** Heads so wide that not one row fits the scratch, and no memory to be had: not a number, which
+ *  shows, rather than a wrong number. */
+static void fill_undefined(const attention_args *args) {
+    for (int64_t i = 0; i < args->n_rows * args->n_heads * args->head_dim; i++) args->dst[i] = NAN;
+}
+
 void cpu_attention(device *d, const attention_args *args) {
     if (args->n_rows <= 0) return;
     attention_job job = {.d = d, .k = cpu_kernels(d), .args = args};
     job.group = args->n_heads / args->n_kv_heads;
     job.width = round_up(args->head_dim, KERNEL_PAD);
     assert(job.group * args->n_kv_heads == args->n_heads);
-    assert(args->head_dim <= DEVICE_MAX_HEAD_DIM);
-    const int64_t space = CPU_THREAD_FLOATS - 2 * KERNEL_KEYS * job.width;
+    job.scratch = cpu_scratch_take(d);
+    const int64_t blocks = 2 * KERNEL_KEYS * job.width;
+    if (!cpu_scratch_grow_threads(d, job.scratch, blocks + row_floats(job.width))) {
+        fill_undefined(args);
+        cpu_scratch_give(d, job.scratch);
+        return;
+    }
+    const int64_t space = job.scratch->thread_floats - blocks;
     const int64_t fit = i64_min(MAX_ROWS, space / row_floats(job.width));
     job.heads_per_task = i64_min(job.group, fit);
     job.n_splits = ceil_div(job.group, job.heads_per_task);
     const int64_t rows = i64_max(1, fit / job.heads_per_task);
     job.n_row_tasks = ceil_div(args->n_rows, rows);
     job.rows_per_task = ceil_div(args->n_rows, job.n_row_tasks);
-    job.scratch = cpu_scratch_take(d);
     const double work = (double)args->n_rows * (double)args->n_heads * (double)args->head_dim;
     parallel_for(cpu_threads_for(d, 2 * work * (double)args->n_keys),
                  job.n_row_tasks * args->n_kv_heads * job.n_splits, attention_task, &job);

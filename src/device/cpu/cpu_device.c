@@ -118,12 +118,17 @@ static void scratch_free(cpu_scratch *scratch) {
     free(scratch);
 }
 
+static float *threads_new(int n_threads, int64_t n_floats) {
+    size_t n_bytes;
+    if (!size_mul((size_t)n_floats, (size_t)n_threads * sizeof(float), &n_bytes)) return NULL;
+    return aligned_new(n_bytes);
+}
+
 static cpu_scratch *scratch_new(int n_threads, size_t rows_bytes) {
     cpu_scratch *scratch = array_new(1, sizeof *scratch);
     if (!scratch) return NULL;
-    size_t n_bytes;
-    if (size_mul((size_t)n_threads, (size_t)CPU_THREAD_FLOATS * sizeof(float), &n_bytes))
-        scratch->threads = aligned_new(n_bytes);
+    scratch->threads = threads_new(n_threads, CPU_THREAD_FLOATS);
+    scratch->thread_floats = CPU_THREAD_FLOATS;
     scratch->rows = aligned_new(rows_bytes);
     scratch->rows_bytes = rows_bytes;
     if (scratch->threads && scratch->rows) return scratch;
@@ -169,10 +174,21 @@ bool cpu_scratch_rows(cpu_scratch *scratch, size_t n_bytes) {
     return true;
 }
 
+bool cpu_scratch_grow_threads(const device *d, cpu_scratch *scratch, int64_t n_floats) {
+    if (n_floats <= scratch->thread_floats) return true;
+    n_floats = round_up(n_floats, KERNEL_PAD); /* every thread's part starts on a cache line */
+    float *threads = threads_new(d->n_threads, n_floats);
+    if (!threads) return false;
+    free(scratch->threads);
+    scratch->threads = threads;
+    scratch->thread_floats = n_floats;
+    return true;
+}
+
 float *cpu_scratch_thread(const device *d, const cpu_scratch *scratch) {
     /* a loop that ran on one thread inside somebody else's team may see a larger index */
     const int index = d->n_threads > 1 ? parallel_index() % d->n_threads : 0;
-    return scratch->threads + index * CPU_THREAD_FLOATS;
+    return scratch->threads + index * scratch->thread_floats;
 }
 
 llava_status device_reserve(device *d, int64_t max_columns, int64_t max_rows, llava_error *err) {
