@@ -177,8 +177,9 @@ llava_status cli_raw_parts(const char *prompt, size_t size, const picture_list *
 /** What a conversation is rendered with. */
 typedef struct cli_dialog {
     const char *template_name;
-    const char *system; /* NULL: the template's own */
-    bool wrap;          /* <im_start> and <im_end> around every placeholder */
+    const char *system;         /* NULL: the template's own */
+    const llava_loaded *loaded; /* for its own template; NULL: none */
+    bool wrap;                  /* <im_start> and <im_end> around every placeholder */
     const llava_message *messages;
     size_t n_messages;
 } cli_dialog;

@@ -72,5 +72,10 @@ int cmd_templates(const cli_args *args) {
     if (args->words.count == 0) return list_templates(args);
     const char *name = args->words.items[0];
     if (!cli_check_template(cli_command_find("templates"), name)) return EXIT_USAGE;
+    if (template_is_checkpoint(name))
+        return cli_usage_error(cli_command_find("templates"),
+                               "'%s' is each checkpoint's own template; 'llava run MODEL ... "
+                               "--print-prompt' shows what it gives.",
+                               name);
     return show_template(args, template_find(name));
 }

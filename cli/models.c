@@ -181,7 +181,19 @@ static bool system_text(const conversation_template *t, const char *given, bytes
     return bytes_puts(out, given);
 }
 
+static llava_status render_own(const cli_dialog *dialog, bytes *prompt, llava_error *err) {
+    const llava_loaded *loaded = dialog->loaded;
+    if (!loaded || !loaded->model)
+        return llava_fail(err, LLAVA_BAD_ARGUMENT,
+                          "template '%s' is the checkpoint's own: it needs a model",
+                          dialog->template_name);
+    const checkpoint_dialog own = {dialog->system, dialog->messages, dialog->n_messages};
+    return checkpoint_template_render(loaded->model->chat_template, loaded->tokenizer, &own, prompt,
+                                      err);
+}
+
 llava_status cli_render(const cli_dialog *dialog, bytes *prompt, llava_error *err) {
+    if (template_is_checkpoint(dialog->template_name)) return render_own(dialog, prompt, err);
     const conversation_template *t = template_find(dialog->template_name);
     if (!t)
         return llava_fail(err, LLAVA_BAD_ARGUMENT, "there is no conversation template '%s'",
@@ -213,6 +225,7 @@ cli_dialog cli_dialog_of(const cli_args *args, const cli_model *model,
     return (cli_dialog){
         .template_name = args->conv_mode || !config ? args->conv_mode : model->info.template_name,
         .system = args->system,
+        .loaded = config ? &model->loaded : NULL,
         .wrap = config && config->multimodal && config->mm.use_im_start_end,
         .messages = messages,
         .n_messages = n_messages,
@@ -243,7 +256,7 @@ llava_status cli_ask(llava_session *session, const cli_dialog *dialog, const pic
 }
 
 bool cli_check_template(const cli_command *command, const char *name) {
-    if (!name || template_find(name)) return true;
+    if (!name || template_find(name) || template_is_checkpoint(name)) return true;
     const size_t n = llava_template_count();
     const char **names = array_new(n, sizeof *names);
     for (size_t i = 0; names && i < n; i++) names[i] = llava_template_name(i);

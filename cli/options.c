@@ -54,8 +54,8 @@ const cli_option cli_options[] = {
     /* the prompt */
     {"image", "FILE", "picture to attach; may be repeated, kept in order", NULL, OPTION_LIST,
      AT(images), 0, 0, CMD_RUN | CMD_CHAT},
-    {"conv-mode", "NAME", "conversation template (default: chosen from the checkpoint)", NULL,
-     OPTION_TEXT, AT(conv_mode), 0, 0, ANSWER},
+    {"conv-mode", "NAME", "conversation template, or 'checkpoint' for its own (default: chosen)",
+     NULL, OPTION_TEXT, AT(conv_mode), 0, 0, ANSWER},
     {"system", "TEXT", "system message in place of the template's own", NULL, OPTION_TEXT,
      AT(system), 0, 0, ANSWER},
     {"raw", NULL, "take the prompt as it stands, without a template", NULL, OPTION_FLAG, AT(raw), 0,

@@ -35,6 +35,7 @@ static llava_config *config_new(void) {
 void config_free(llava_config **config) {
     if (!config || !*config) return;
     json_decref((*config)->root);
+    json_decref((*config)->native);
     free((*config)->decisions.items);
     arena_free(&(*config)->memory);
     free(*config);
@@ -58,6 +59,7 @@ static llava_status read_root(llava_config *config, const config_request *reques
         if (!path) return llava_fail_memory(err, strlen(directory), "a path");
         LLAVA_TRY(config_read_json(path, &config->root, err));
     }
+    LLAVA_TRY(config_translate_native(config, err));
     if (!request->overwrite_config) return LLAVA_OK;
     LLAVA_TRY(config_overwrite(config->root, request->overwrite_config, err));
     return config_note(config, "config", "overwrite_config",
@@ -104,6 +106,7 @@ static llava_status parse_all(llava_config *config, const config_request *reques
     const reader r = {config->root, "config.json", err};
     LLAVA_TRY(config_parse_lm(config, &r));
     if (config->multimodal) LLAVA_TRY(config_parse_mm(config, &r));
+    if (config->native) LLAVA_TRY(config_parse_native(config, err));
     LLAVA_TRY(config_parse_generation(config, &r,
                                       request->generation_directory ? request->generation_directory
                                                                     : request->directory));

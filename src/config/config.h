@@ -126,6 +126,7 @@ typedef struct tower_config {
     int64_t hidden_size, intermediate_size, n_layers, n_heads, image_size, patch_size;
     activation act;
     float layer_norm_eps;
+    bool runs_all_layers; /* SigLIP in "-hf" checkpoints, where no layer is left out */
 } tower_config;
 
 #define PROJECTOR_MAX_LINEARS 16
@@ -169,6 +170,15 @@ typedef struct processor_config {
     double mean[3], std[3];
 } processor_config;
 
+/** Which of transformers' own classes a checkpoint is written for. */
+typedef enum native_layout {
+    NATIVE_NONE = 0, /* the original LLaVA layout */
+    NATIVE_LLAVA,
+    NATIVE_NEXT,
+    NATIVE_NEXT_VIDEO,
+    NATIVE_ONEVISION
+} native_layout;
+
 /** Everything about pictures that config.json says. */
 typedef struct mm_config {
     char vision_tower[512]; /* mm_vision_tower (or vision_tower), as written */
@@ -202,6 +212,14 @@ typedef struct mm_config {
     char tunable_parts[256];
     int64_t tokenizer_model_max_length; /* 0: absent */
     bool padding_left;                  /* tokenizer_padding_side */
+    /* transformers' own classes; all zero in the original layout */
+    native_layout native;
+    int64_t image_token, video_token; /* ids that stand for a picture, a video; -1: none */
+    int64_t select_layers[8];         /* vision_feature_layer as a list; else select_layer counts */
+    size_t n_select_layers;
+    activation projector_act; /* between the linears; ACT_NONE: GELU */
+    bool projector_without_bias;
+    bool pool_before_projector; /* videos */
 } mm_config;
 
 /* ---------------------------------------------------------------- generation */
@@ -232,12 +250,13 @@ typedef struct decision_list {
 typedef struct llava_config {
     arena *memory;         /* owns every string below */
     json_t *root;          /* config.json after customized_config and overwrite_config */
+    json_t *native;        /* config.json of a "-hf" checkpoint as it is; root is its translation */
     char architecture[96]; /* the class: LlavaQwenForCausalLM, LlamaForCausalLM ... */
     bool multimodal;
     lm_config lm;
-    mm_config mm;       /* zero unless multimodal */
-    tower_config tower; /* kind TOWER_NONE until config_read_tower() */
-    processor_config processor;
+    mm_config mm;                                /* zero unless multimodal */
+    tower_config tower;                          /* kind TOWER_NONE until config_read_tower() */
+    processor_config processor, video_processor; /* the second: "-hf" checkpoints only */
     generation_config generation;
     int64_t context_len;
     llava_dtype stored_dtype; /* config's torch_dtype; DEFAULT when absent */
@@ -262,6 +281,12 @@ void config_free(llava_config **config);
  *  preprocessor_config.json; directory NULL: built-in facts for the published name.
  *  Fills config->tower and config->processor and records the decision. */
 llava_status config_read_tower(llava_config *config, const char *directory, llava_error *err);
+
+/** The same of a "-hf" checkpoint: vision_config, and the processor files in directory. */
+llava_status config_read_native_tower(llava_config *config, const char *directory,
+                                      llava_error *err);
+/** "LlavaNextForConditionalGeneration"; NULL in the original layout. */
+const char *config_native_class(native_layout layout);
 
 /** A config for a vision tower alone: only mm_* keys of config_json (an object, or NULL). */
 llava_status config_new_tower(const char *config_json, const char *tower_name, llava_config **out,

@@ -124,7 +124,7 @@ static llava_status read_rope(llava_config *config, const reader *r) {
         return llava_fail(r->err, LLAVA_MALFORMED,
                           "%s: \"rope_scaling\": expected an object, got %s", r->what,
                           json_kind(scaling));
-    if (!lm->family->honours_rope_scaling)
+    if (!lm->family->honours_rope_scaling && !config->native)
         return scaling == parameters
                    ? LLAVA_OK
                    : config_note(config, "rope_scaling", "ignored",

@@ -35,6 +35,22 @@ llava_status config_read_json(const char *path, json_t **root, llava_error *err)
 /** Applies overwrite_config to root; unknown keys are errors that list near names. */
 llava_status config_overwrite(json_t *root, const char *text, llava_error *err);
 
+/** Replaces the root of a "-hf" checkpoint by its translation; leaves every other alone. */
+llava_status config_translate_native(llava_config *config, llava_error *err);
+/** What of a "-hf" config.json has no key in the original layout. */
+llava_status config_parse_native(llava_config *config, llava_error *err);
+llava_status config_read_native_processors(llava_config *config, const char *directory,
+                                           llava_error *err);
+
+tower_kind config_tower_kind(const char *model_type); /* TOWER_NONE: unknown */
+/** Sizes of a tower whose kind is set. */
+llava_status config_parse_tower(const reader *r, tower_config *tower);
+/** The processor's pictures must have the tower's size. */
+llava_status config_check_processor(const llava_config *config, const processor_config *processor,
+                                    const char *what, llava_error *err);
+/** What tower and config.json's keys about pictures must agree on; fills mm_hidden_size. */
+llava_status config_check_with_tower(llava_config *config, llava_error *err);
+
 /** Fills config->architecture, config->multimodal and config->lm.family. */
 llava_status config_resolve(llava_config *config, const config_request *request, llava_error *err);
 llava_status config_parse_lm(llava_config *config, const reader *r);

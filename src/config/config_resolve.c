@@ -72,14 +72,19 @@ static llava_status resolve_by_content(llava_config *config, const config_reques
                   err);
 }
 
-static llava_status refuse_native(const json_t *root, const char *class_name, llava_error *err) {
+/** Multimodal classes of transformers other than its LLaVA classes, which are translated. */
+static llava_status refuse_other_native(const json_t *root, const char *class_name,
+                                        llava_error *err) {
+    if (tower_name(root)) return LLAVA_OK;
     const bool native = json_is_object(json_get(root, "text_config")) ||
                         has_text(class_name, "ForConditionalGeneration");
     if (!native) return LLAVA_OK;
-    return llava_fail(err, LLAVA_UNSUPPORTED,
-                      "config.json: %s is transformers' own LLaVA layout (text_config, "
-                      "vision_config); this build loads the original layout only",
-                      class_name ? class_name : "this checkpoint");
+    return llava_fail(
+        err, LLAVA_UNSUPPORTED,
+        "config.json: %.80s has a text_config; of transformers' own multimodal classes "
+        "this build knows LlavaForConditionalGeneration, LlavaNext..., "
+        "LlavaNextVideo... and LlavaOnevisionForConditionalGeneration",
+        class_name ? class_name : "this checkpoint");
 }
 
 /** architectures[0], when it is a class we know. */
@@ -108,7 +113,7 @@ static llava_status resolve_class(llava_config *config, const config_request *re
     const char *class_name =
         json_is_array(classes) ? json_string_value(json_array_get(classes, 0)) : NULL;
     const char *model_type = json_string_value(json_get(root, "model_type"));
-    LLAVA_TRY(refuse_native(root, class_name, err));
+    LLAVA_TRY(refuse_other_native(root, class_name, err));
     if (class_name) {
         LLAVA_TRY(resolve_by_class(config, class_name, model_type, err));
         if (config->lm.family) return LLAVA_OK;

@@ -27,7 +27,7 @@ static const tower_config class_defaults[] = {
     [TOWER_MLCD] = {TOWER_MLCD, 1664, 8192, 48, 16, 336, 14, ACT_GELU, 1e-5f},
 };
 
-static tower_kind kind_by_type(const char *model_type) {
+tower_kind config_tower_kind(const char *model_type) {
     static const struct {
         const char *type;
         tower_kind kind;
@@ -96,12 +96,17 @@ static llava_status check_tower_sizes(const tower_config *tower, const char *wha
                           (long long)tower->image_size, (long long)tower->patch_size);
     if (tower->image_size / tower->patch_size > 1024)
         return llava_fail(err, LLAVA_MALFORMED, "%s: expected at most 1024 patches a side", what);
-    if (tower->kind == TOWER_SIGLIP && tower->n_layers < 2)
+    if (tower->kind == TOWER_SIGLIP && !tower->runs_all_layers && tower->n_layers < 2)
         return llava_fail(err, LLAVA_MALFORMED,
                           "%s: \"num_hidden_layers\": a SigLIP tower needs 2, as its last layer is "
                           "left out",
                           what);
     return LLAVA_OK;
+}
+
+llava_status config_parse_tower(const reader *r, tower_config *tower) {
+    LLAVA_TRY(read_tower_sizes(tower, r));
+    return check_tower_sizes(tower, r->what, r->err);
 }
 
 /** config.json of a tower: the nested vision_config when there is one, else the top level. */
@@ -111,8 +116,9 @@ static llava_status read_tower_config(llava_config *config, const char *path, ll
     const json_t *nested = json_get(root, "vision_config");
     const json_t *object = json_is_object(nested) ? nested : root;
     const char *type = json_string_value(json_get(root, "model_type"));
-    tower_config tower = {.kind = kind_by_type(type)};
-    if (!tower.kind) tower.kind = kind_by_type(json_string_value(json_get(object, "model_type")));
+    tower_config tower = {.kind = config_tower_kind(type)};
+    if (!tower.kind)
+        tower.kind = config_tower_kind(json_string_value(json_get(object, "model_type")));
     const bool by_type = tower.kind != TOWER_NONE;
     if (!by_type) tower.kind = kind_by_name(config->mm.vision_tower);
     const reader r = {object, path, err};
@@ -124,8 +130,7 @@ static llava_status read_tower_config(llava_config *config, const char *path, ll
                             path, type ? type : "none");
         goto done;
     }
-    LLAVA_TRY_DONE(read_tower_sizes(&tower, &r));
-    LLAVA_TRY_DONE(check_tower_sizes(&tower, path, err));
+    LLAVA_TRY_DONE(config_parse_tower(&r, &tower));
     config->tower = tower;
     static const char *const names[] = {"none", "CLIP", "SigLIP", "MLCD"};
     status =
@@ -158,9 +163,8 @@ static void set_processor_size(processor_config *p, int64_t size) {
     p->crop_width = p->crop_height = size;
 }
 
-static llava_status check_processor(const llava_config *config, const char *what,
-                                    llava_error *err) {
-    const processor_config *p = &config->processor;
+llava_status config_check_processor(const llava_config *config, const processor_config *p,
+                                    const char *what, llava_error *err) {
     const int64_t size = config->tower.image_size;
     const bool fits = p->do_center_crop
                           ? p->crop_width == size && p->crop_height == size
@@ -188,7 +192,7 @@ static llava_status read_processor(llava_config *config, const char *directory, 
         json_decref(root);
         LLAVA_TRY(status);
         p->kind = config->tower.kind;
-        LLAVA_TRY(check_processor(config, path, err));
+        LLAVA_TRY(config_check_processor(config, p, path, err));
         return config_note(config, "image processor", "CLIP", path, err);
     }
     LLAVA_TRY(config_parse_processor(NULL, "built-in processor", p, err));
@@ -199,11 +203,13 @@ static llava_status read_processor(llava_config *config, const char *directory, 
 }
 
 int64_t config_tower_layers(const tower_config *tower) {
-    return tower->kind == TOWER_SIGLIP ? tower->n_layers - 1 : tower->n_layers;
+    const bool drops_last = tower->kind == TOWER_SIGLIP && !tower->runs_all_layers;
+    return tower->n_layers - drops_last;
 }
 
 /** Hidden states that are put side by side. */
 static int64_t n_selected(const mm_config *mm, const tower_config *tower) {
+    if (mm->n_select_layers > 0) return (int64_t)mm->n_select_layers;
     if (tower->kind == TOWER_SIGLIP) return 1;
     if (mm->s2) return (int64_t)mm->n_s2_scales;
     switch (mm->select) {
@@ -233,7 +239,15 @@ static bool slicefour_fits(int64_t n_states, int64_t select_layer) {
 static llava_status check_selection(const llava_config *config, llava_error *err) {
     const mm_config *mm = &config->mm;
     const int64_t n_states = config->tower.n_layers + 1;
-    if (config->tower.kind == TOWER_SIGLIP) return LLAVA_OK; /* always its last state */
+    if (config->tower.kind == TOWER_SIGLIP && !config->tower.runs_all_layers)
+        return LLAVA_OK; /* always its last state */
+    for (size_t i = 0; i < mm->n_select_layers; i++)
+        if (mm->select_layers[i] < -n_states || mm->select_layers[i] >= n_states)
+            return llava_fail(
+                err, LLAVA_MALFORMED,
+                "config.json: \"vision_feature_layer\" %lld does not fit a tower with "
+                "%lld hidden states",
+                (long long)mm->select_layers[i], (long long)n_states);
     const bool m25811 = mm->select == SELECT_M25811_PATCH || mm->select == SELECT_M25811_CLS_PATCH;
     if (m25811 && n_states < 11)
         return llava_fail(err, LLAVA_MALFORMED,
@@ -255,7 +269,7 @@ static llava_status check_selection(const llava_config *config, llava_error *err
                       (long long)mm->select_layer, (long long)n_states);
 }
 
-static llava_status check_with_tower(llava_config *config, llava_error *err) {
+llava_status config_check_with_tower(llava_config *config, llava_error *err) {
     mm_config *mm = &config->mm;
     const tower_config *tower = &config->tower;
     if (mm->s2 && tower->kind == TOWER_SIGLIP) {
@@ -314,5 +328,5 @@ llava_status config_read_tower(llava_config *config, const char *directory, llav
         LLAVA_TRY(use_published(config, err));
     }
     LLAVA_TRY(read_processor(config, directory, err));
-    return check_with_tower(config, err);
+    return config_check_with_tower(config, err);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * From the parts of a prompt to rows. Text is tokenized as the reference's tokenizer_image_token
- * does: each piece between pictures by itself, one BOS at the very start.
+ * does: each piece between pictures by itself, one BOS at the very start. transformers' own classes
+ * tokenize text and placeholders as one string instead, and a placeholder's id becomes a picture.
  */
 #include <stdlib.h>
 
@@ -77,6 +78,9 @@ typedef struct builder {
     bool has_text;   /* even if it is empty */
     bool bos_is_due; /* the next text is the first piece of the prompt */
     ids encoded;
+    size_t n_pictures;          /* of the whole prompt */
+    const llava_part **waiting; /* "-hf": pictures whose placeholders stand in `text` */
+    size_t n_waiting;
 } builder;
 
 /** Rows past the limit are counted but not kept: the error tells the whole number. */
@@ -126,19 +130,6 @@ static llava_status starts_with_bos(builder *b, bool *adds, llava_error *err) {
     return LLAVA_OK;
 }
 
-static llava_status flush_text(builder *b, llava_error *err) {
-    if (!b->has_text) return LLAVA_OK;
-    bool adds = false;
-    LLAVA_TRY(starts_with_bos(b, &adds, err));
-    const size_t skip = adds && !b->bos_is_due ? 1 : 0;
-    LLAVA_TRY(encode(b, b->text.data ? b->text.data : "", b->text.size, err));
-    b->bos_is_due = false;
-    b->has_text = false;
-    b->text.size = 0;
-    if (b->encoded.count <= skip) return LLAVA_OK;
-    return append_tokens(b, b->encoded.data + skip, b->encoded.count - skip, err);
-}
-
 static llava_status append_text(builder *b, const llava_part *part, llava_error *err) {
     b->has_text = true;
     if (part->text_size > 0 && !bytes_append(&b->text, part->text, part->text_size))
@@ -180,17 +171,77 @@ static llava_status append_picture(builder *b, const llava_part *part, size_t n_
     return add_rows(&p->n_rows, n, err);
 }
 
+static bool is_native(const builder *b) { return b->source->model->config->native != NULL; }
+
+/** The id that stands for a part's picture. Classes without videos take them as pictures. */
+static int64_t placeholder_of(const builder *b, const llava_part *part) {
+    const mm_config *mm = &b->source->model->config->mm;
+    const bool video = part->kind == LLAVA_PART_VIDEO && mm->video_token >= 0;
+    return video ? mm->video_token : mm->image_token;
+}
+
+/** The ids of `encoded` from `first` on; those of placeholders become the waiting pictures. */
+static llava_status append_spliced(builder *b, size_t first, llava_error *err) {
+    const mm_config *mm = &b->source->model->config->mm;
+    const ids *list = &b->encoded;
+    size_t next = 0, start = first;
+    for (size_t i = first; i < list->count; i++) {
+        if (list->data[i] != mm->image_token && list->data[i] != mm->video_token) continue;
+        if (next == b->n_waiting || list->data[i] != placeholder_of(b, b->waiting[next]))
+            return llava_fail(err, LLAVA_BAD_ARGUMENT,
+                              "the text has a placeholder, id %d, where no such picture or video "
+                              "stands",
+                              list->data[i]);
+        LLAVA_TRY(append_tokens(b, list->data + start, i - start, err));
+        LLAVA_TRY(append_picture(b, b->waiting[next++], b->n_pictures, err));
+        start = i + 1;
+    }
+    if (next != b->n_waiting)
+        return llava_fail(err, LLAVA_MALFORMED,
+                          "the tokenizer finds %zu of %zu placeholders in the text", next,
+                          b->n_waiting);
+    b->n_waiting = 0;
+    return append_tokens(b, list->data + start, list->count - start, err);
+}
+
+static llava_status flush_text(builder *b, llava_error *err) {
+    if (!b->has_text) return LLAVA_OK;
+    bool adds = false;
+    LLAVA_TRY(starts_with_bos(b, &adds, err));
+    const size_t skip = adds && !b->bos_is_due ? 1 : 0;
+    LLAVA_TRY(encode(b, b->text.data ? b->text.data : "", b->text.size, err));
+    b->bos_is_due = false;
+    b->has_text = false;
+    b->text.size = 0;
+    if (is_native(b)) return append_spliced(b, i64_min(skip, b->encoded.count), err);
+    if (b->encoded.count <= skip) return LLAVA_OK;
+    return append_tokens(b, b->encoded.data + skip, b->encoded.count - skip, err);
+}
+
+/** Puts a picture's placeholder into the text. */
+static llava_status append_placeholder(builder *b, const llava_part *part, llava_error *err) {
+    const int32_t id = (int32_t)placeholder_of(b, part);
+    const char *text = tokenizer_token(b->source->tokenizer, id);
+    if (!text)
+        return llava_fail(err, LLAVA_MALFORMED,
+                          "the tokenizer has no token %d, which config.json gives to pictures", id);
+    b->has_text = true;
+    b->waiting[b->n_waiting++] = part;
+    if (bytes_puts(&b->text, text)) return LLAVA_OK;
+    return llava_fail_memory(err, strlen(text), "the prompt's text");
+}
+
 static bool is_picture(const llava_part *part) {
     return part->kind == LLAVA_PART_IMAGE || part->kind == LLAVA_PART_VIDEO;
 }
 
-static llava_status append_part(builder *b, const llava_part *part, size_t n_pictures,
-                                llava_error *err) {
+static llava_status append_part(builder *b, const llava_part *part, llava_error *err) {
     if (part->kind == LLAVA_PART_TEXT) return append_text(b, part, err);
+    if (is_native(b) && is_picture(part)) return append_placeholder(b, part, err);
     LLAVA_TRY(flush_text(b, err));
     b->bos_is_due = false;
     if (part->kind == LLAVA_PART_TOKENS) return append_tokens(b, part->ids, part->n_ids, err);
-    return append_picture(b, part, n_pictures, err);
+    return append_picture(b, part, b->n_pictures, err);
 }
 
 static llava_status check_part(const prompt_source *source, const llava_part *part, size_t index,
@@ -236,18 +287,19 @@ static llava_status check_size(const prompt_source *source, const prompt *p, lla
 }
 
 static llava_status build(builder *b, const llava_part *parts, size_t n_parts, llava_error *err) {
-    size_t n_pictures = 0;
     for (size_t i = 0; i < n_parts; i++) {
         LLAVA_TRY(check_part(b->source, &parts[i], i, err));
-        if (is_picture(&parts[i])) n_pictures++;
+        if (is_picture(&parts[i])) b->n_pictures++;
     }
-    b->p->pictures = array_new(n_pictures + 1, sizeof *b->p->pictures);
-    if (!b->p->pictures)
-        return llava_fail_memory(err, n_pictures * sizeof *b->p->pictures, "pictures");
-    b->bos_is_due = text_comes_first(parts, n_parts);
+    b->p->pictures = array_new(b->n_pictures + 1, sizeof *b->p->pictures);
+    b->waiting = array_new(b->n_pictures + 1, sizeof(void *));
+    if (!b->p->pictures || !b->waiting)
+        return llava_fail_memory(err, b->n_pictures * sizeof *b->p->pictures, "pictures");
+    b->bos_is_due = is_native(b) ? n_parts > 0 && parts[0].kind != LLAVA_PART_TOKENS
+                                 : text_comes_first(parts, n_parts);
     b->has_text = b->bos_is_due;
     for (size_t i = 0; i < n_parts; i++) {
-        const llava_status status = append_part(b, &parts[i], n_pictures, err);
+        const llava_status status = append_part(b, &parts[i], err);
         if (status != LLAVA_OK) return llava_fail_prefix(err, status, "part %zu: ", i);
     }
     LLAVA_TRY(flush_text(b, err));
@@ -261,6 +313,7 @@ llava_status prompt_build(const prompt_source *source, const llava_part *parts, 
     const llava_status status = build(&b, parts, n_parts, err);
     bytes_free(&b.text);
     ids_free(&b.encoded);
+    free(b.waiting);
     if (status != LLAVA_OK) {
         prompt_free(&p);
         return status;

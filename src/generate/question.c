@@ -139,8 +139,16 @@ static llava_status split(const question *q, rendered_question *r, llava_error *
     return LLAVA_OK;
 }
 
+static llava_status render_own(const question *q, const dialog *d, rendered_question *r,
+                               llava_error *err) {
+    const checkpoint_dialog own = {.messages = d->messages, .n_messages = d->n_messages};
+    LLAVA_TRY(checkpoint_template_render(q->chat_template, q->tokenizer, &own, &r->prompt, err));
+    return split(q, r, err);
+}
+
 static llava_status render(const question *q, const dialog *d, rendered_question *r,
                            llava_error *err) {
+    if (template_is_checkpoint(q->template_name)) return render_own(q, d, r, err);
     r->conversation = q->template_name ? template_find(q->template_name) : NULL;
     if (!r->conversation)
         return llava_fail(err, LLAVA_BAD_ARGUMENT, "there is no conversation template \"%s\"",

@@ -14,12 +14,14 @@ typedef struct question {
     size_t n_messages;
     const llava_image *const *images;
     size_t n_images;
+    const char *chat_template; /* the checkpoint's own, or NULL */
+    const llava_tokenizer *tokenizer;
     bool wrap; /* mm_use_im_start_end: <im_start> and <im_end> around every placeholder */
 } question;
 
 typedef struct rendered_question {
-    const conversation_template *conversation;
-    bytes prompt; /* what the parts' text points into */
+    const conversation_template *conversation; /* NULL: the checkpoint's own template */
+    bytes prompt;                              /* what the parts' text points into */
     llava_part *parts;
     size_t n_parts;
 } rendered_question;

@@ -150,6 +150,8 @@ llava_status session_ask(llava_session *session, const char *template_name,
         .n_messages = n_messages,
         .images = images,
         .n_images = n_images,
+        .chat_template = context->model.chat_template,
+        .tokenizer = context->tokenizer,
         .wrap = context->model.config->multimodal && context->model.config->mm.use_im_start_end,
     };
     rendered_question rendered;
@@ -173,11 +175,30 @@ static llava_status grow(void **memory, size_t *capacity, size_t count, size_t s
     return LLAVA_OK;
 }
 
-/** The processors of a plain language model see the prompt; those of a LLaVA class do not, because
- *  its generate() starts from embeddings (transformers 4.40). */
+/** The processors of a plain language model see the prompt, those of transformers' own LLaVA
+ *  classes see it with a placeholder for each row of a picture; those of an original LLaVA class do
+ *  not, because its generate() starts from embeddings (transformers 4.40). */
+static bool processors_see_prompt(const llava_session *session) {
+    const llava_config *config = session->context->model.config;
+    return !config->multimodal || config->native;
+}
+
+static int32_t id_of_row(const llava_session *session, int64_t row) {
+    const mm_config *mm = &session->context->model.config->mm;
+    const prompt *p = &session->prompt;
+    if (row_key_is_token(p->keys[row])) return (int32_t)p->keys[row].a;
+    for (size_t i = 0; i < p->n_pictures; i++) {
+        const vision_plan *plan = &p->pictures[i].plan;
+        const int64_t first = p->pictures[i].first_row;
+        if (plan->kind == VISION_VIDEO && row >= first && row < first + plan->n_rows)
+            return (int32_t)(mm->video_token >= 0 ? mm->video_token : mm->image_token);
+    }
+    return (int32_t)mm->image_token;
+}
+
 static void fill_prefix(llava_session *session) {
     answer *a = &session->answer;
-    for (size_t i = 0; i < a->n_prefix; i++) a->ids[i] = (int32_t)session->prompt.keys[i].a;
+    for (size_t i = 0; i < a->n_prefix; i++) a->ids[i] = id_of_row(session, (int64_t)i);
     if (session->settings.sampler.min_new_tokens > 0)
         session->settings.sampler.min_new_tokens += (int64_t)a->n_prefix;
 }
@@ -187,7 +208,7 @@ static llava_status reserve_memory(llava_session *session, llava_error *err) {
     const answer_settings *settings = &session->settings;
     const size_t n_logits = (size_t)settings->n_beams * (size_t)context->model.n_vocab;
     const size_t n_keys = (size_t)(session->prompt.n_rows + settings->max_new_tokens);
-    const size_t n_prefix = context->model.config->multimodal ? 0 : (size_t)session->prompt.n_rows;
+    const size_t n_prefix = processors_see_prompt(session) ? (size_t)session->prompt.n_rows : 0;
     LLAVA_TRY(grow((void **)&session->logits, &session->n_logits, n_logits, sizeof(float), err));
     LLAVA_TRY(grow((void **)&context->scores, &context->n_scores, n_logits, sizeof(float), err));
     LLAVA_TRY(grow((void **)&session->cache_keys, &session->cache_capacity, n_keys, sizeof(row_key),

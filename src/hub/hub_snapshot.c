@@ -16,6 +16,7 @@ static const char *const small_files[] = {
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -38,6 +38,7 @@ llava_status image_resize(const llava_image *image, int64_t width, int64_t heigh
 
 struct llava_image_processor {
     processor_config processor;
+    processor_config video; /* of frames; the same but in "-hf" checkpoints */
     tower_config tower;
     mm_config mm;     /* pinpoints are owned here */
     size2 *pinpoints; /* in pixels, ranges multiplied out */
@@ -88,7 +89,8 @@ typedef struct vision_plan {
 } vision_plan;
 
 /** n_images: pictures in the same prompt (more than one turns anyres into pad, as in training and
- *  evaluation; the reference's process_images does not: pass 1 for its literal behaviour).
+ *  evaluation; the reference's process_images does not: pass 1 for its literal behaviour; nor do
+ *  transformers' LlavaNext classes, whatever is passed).
  *  n_frames > 0: a video of that many frames. Both 0: no picture, an empty plan. */
 llava_status vision_plan_make(const llava_image_processor *processor, int64_t width, int64_t height,
                               int64_t n_frames, size_t n_images, vision_plan *plan,

@@ -60,6 +60,7 @@ static llava_status apply_s2(llava_image_processor *p, llava_error *err) {
     const int64_t largest = p->mm.s2_scales[n - 1];
     p->processor.shortest_edge = largest;
     p->processor.crop_width = p->processor.crop_height = largest;
+    p->video = p->processor;
     return LLAVA_OK;
 }
 
@@ -144,8 +145,8 @@ static llava_status check_aspect(const llava_image_processor *p, llava_error *er
 }
 
 /** The processor must give a tower its own square size, whatever the picture. */
-static llava_status check_sizes(const llava_image_processor *p, llava_error *err) {
-    const processor_config *c = &p->processor;
+static llava_status check_sizes(const llava_image_processor *p, const processor_config *c,
+                                llava_error *err) {
     const int64_t size = image_processor_view_size(p);
     if (p->tower.patch_size <= 0 || p->tower.image_size < p->tower.patch_size || size > 65536)
         return llava_fail(err, LLAVA_MALFORMED,
@@ -190,11 +191,13 @@ llava_status image_processor_new(const llava_config *config, llava_image_process
     llava_image_processor *p = array_new(1, sizeof *p);
     if (p == NULL) return llava_fail_memory(err, sizeof *p, "the image processor");
     p->processor = config->processor;
+    p->video = config->mm.native ? config->video_processor : config->processor;
     p->tower = config->tower;
     p->mm = config->mm;
     llava_status status = copy_pinpoints(p, err);
     if (status == LLAVA_OK) status = apply_s2(p, err);
-    if (status == LLAVA_OK) status = check_sizes(p, err);
+    if (status == LLAVA_OK) status = check_sizes(p, &p->processor, err);
+    if (status == LLAVA_OK) status = check_sizes(p, &p->video, err);
     if (status == LLAVA_OK) status = check_aspect(p, err);
     if (status == LLAVA_OK) status = set_token_counts(p, err);
     if (status != LLAVA_OK)

@@ -233,6 +233,7 @@ llava_status processor_apply(const processor_config *c, const llava_image *image
 
 typedef struct view_job {
     const llava_image_processor *processor;
+    const processor_config *steps; /* the processor's, for pictures or for frames */
     const vision_plan *plan;
     const llava_image *const *images;
     value_table table;
@@ -243,6 +244,7 @@ typedef struct view_job {
     /* tiles: cut from `canvas`, whose top left corner is at (left, top) of the tiled area */
     const llava_image *canvas;
     int64_t left, top, tile, tiles_across, first_view;
+    size2 area; /* of the tiles together; the last ones may be narrower or lower */
     atomic_bool failed;
     atomic_flag reported;
     llava_error *err;
@@ -251,7 +253,7 @@ typedef struct view_job {
 
 static view_target target_of(const view_job *job, int64_t view, int n_threads) {
     const int64_t n = 3 * job->size * job->size;
-    return (view_target){.processor = &job->processor->processor,
+    return (view_target){.processor = job->steps,
                          .table = &job->table,
                          .pixels = job->pixels + view * n,
                          .u8 = job->u8 == NULL ? NULL : job->u8 + view * n,
@@ -261,7 +263,7 @@ static view_target target_of(const view_job *job, int64_t view, int n_threads) {
 static llava_status process_view(const view_job *job, const padded_image *p, int64_t view,
                                  int n_threads, llava_error *err) {
     processor_geometry g;
-    LLAVA_TRY(geometry_make(&job->processor->processor, p->size, &g, err));
+    LLAVA_TRY(geometry_make(job->steps, p->size, &g, err));
     if (g.output.width != job->size || g.output.height != job->size)
         return llava_fail(err, LLAVA_UNSUPPORTED,
                           "image processor: a view of %lld x %lld pixels, expected the tower's "
@@ -285,15 +287,14 @@ static void report(view_job *job, llava_status status, const llava_error *err) {
 /** True when the processor leaves a square of this side as it is, but for its values. */
 static bool leaves_alone(const view_job *job, int64_t side) {
     processor_geometry g;
-    if (geometry_make(&job->processor->processor, (size2){side, side}, &g, NULL) != LLAVA_OK)
-        return false;
+    if (geometry_make(job->steps, (size2){side, side}, &g, NULL) != LLAVA_OK) return false;
     return g.resized.width == side && g.resized.height == side && g.output.width == side &&
            g.output.height == side;
 }
 
 static llava_status process_tile(const view_job *job, const region *tile, int64_t view,
                                  llava_error *err) {
-    if (tile->width == job->size && leaves_alone(job, tile->width)) {
+    if (tile->width == job->size && tile->height == job->size && leaves_alone(job, tile->width)) {
         const view_target target = target_of(job, view, 1);
         region_values(target.table, tile, target.pixels, target.u8);
         return LLAVA_OK;
@@ -320,16 +321,24 @@ static void tile_task(void *user, int64_t index) {
     view_job *job = user;
     if (atomic_load(&job->failed)) return;
     llava_error err;
-    const region tile = {.image = job->canvas,
-                         .left = index % job->tiles_across * job->tile - job->left,
-                         .top = index / job->tiles_across * job->tile - job->top,
-                         .width = job->tile,
-                         .height = job->tile};
+    const int64_t left = index % job->tiles_across * job->tile;
+    const int64_t top = index / job->tiles_across * job->tile;
+    const region tile = {
+        .image = job->canvas,
+        .left = left - job->left,
+        .top = top - job->top,
+        .width = i64_max(1, i64_min(job->tile, job->area.width - left)),
+        .height = i64_max(1, i64_min(job->tile, job->area.height - top)),
+    };
     report(job, process_tile(job, &tile, job->first_view + index, &err), &err);
 }
 
 static llava_status process_tiles(view_job *job) {
-    parallel_for(job->n_threads, job->plan->n_views - job->first_view, tile_task, job);
+    const int64_t n = job->plan->n_views - job->first_view;
+    if (job->area.width == 0)
+        job->area =
+            (size2){job->tiles_across * job->tile, ceil_div(n, job->tiles_across) * job->tile};
+    parallel_for(job->n_threads, n, tile_task, job);
     return job->status;
 }
 
@@ -343,12 +352,17 @@ static void frame_task(void *user, int64_t index) {
 
 /* ---------------------------------------------------------------- modes */
 
+/** The reference always tiles with bicubic, transformers' own classes with the processor's. */
+static image_filter tile_filter(const view_job *job) {
+    return job->processor->mm.native ? (image_filter)job->steps->resample : FILTER_BICUBIC;
+}
+
 /** View 0 of tiled pictures: the whole picture, squashed to a square (never padded). */
 static llava_status process_overview(view_job *job, llava_error *err) {
-    const processor_config *c = &job->processor->processor;
+    const processor_config *c = job->steps;
     const int64_t edge =
         c->shortest_edge > 0 ? c->shortest_edge : i64_min(c->size_width, c->size_height);
-    const resize_request r = resize_to((size2){edge, edge}, FILTER_BICUBIC, job->n_threads);
+    const resize_request r = resize_to((size2){edge, edge}, tile_filter(job), job->n_threads);
     llava_image *overview = NULL;
     LLAVA_TRY(image_resize_window(job->images[0], &r, &overview, err));
     const region whole = {.image = overview, .width = edge, .height = edge};
@@ -369,12 +383,16 @@ static llava_status process_anyres(view_job *job, llava_error *err) {
     else
         fit.width = i64_min((int64_t)ceil(w * scale_h), best.width);
     LLAVA_TRY(process_overview(job, err));
-    const resize_request r = resize_to(fit, FILTER_BICUBIC, job->n_threads);
+    const resize_request r = resize_to(fit, tile_filter(job), job->n_threads);
     llava_image *resized = NULL;
     LLAVA_TRY(image_resize_window(image, &r, &resized, err));
     job->canvas = resized;
     job->left = (best.width - fit.width) / 2;
     job->top = (best.height - fit.height) / 2;
+    /* transformers 4.45 pads both sides alike and so loses the last column or row of an odd
+     * border; the tiles there are a pixel short and are resized */
+    if (job->processor->mm.native)
+        job->area = (size2){fit.width + 2 * job->left, fit.height + 2 * job->top};
     job->tiles_across = job->plan->grid_w;
     job->first_view = 1;
     const llava_status status = process_tiles(job);
@@ -384,7 +402,7 @@ static llava_status process_anyres(view_job *job, llava_error *err) {
 
 static llava_status process_highres(view_job *job, llava_error *err) {
     const size2 size = job->plan->best;
-    const padded_image p = expand_to_square(&job->processor->processor, job->images[0]);
+    const padded_image p = expand_to_square(job->steps, job->images[0]);
     LLAVA_TRY(process_overview(job, err));
     const resize_request r = resize_to(size, FILTER_BICUBIC, job->n_threads);
     llava_image *resized = NULL;
@@ -425,7 +443,7 @@ static llava_status process_picture(view_job *job, llava_error *err) {
     case ASPECT_HIGHRES: return process_highres(job, err);
     case ASPECT_CROP_SPLIT: return process_crop_split(job, err);
     case ASPECT_PAD: {
-        const padded_image p = expand_to_square(&job->processor->processor, job->images[0]);
+        const padded_image p = expand_to_square(job->steps, job->images[0]);
         return process_view(job, &p, 0, job->n_threads, err);
     }
     case ASPECT_SQUARE: break;
@@ -449,6 +467,7 @@ llava_status image_process(const llava_image_processor *processor, const vision_
                           (long long)images[0]->width, (long long)images[0]->height,
                           (long long)plan->width, (long long)plan->height);
     view_job job = {.processor = processor,
+                    .steps = video ? &processor->video : &processor->processor,
                     .plan = plan,
                     .images = images,
                     .size = image_processor_view_size(processor),
@@ -460,7 +479,7 @@ llava_status image_process(const llava_image_processor *processor, const vision_
                     .reported = ATOMIC_FLAG_INIT,
                     .err = err,
                     .status = LLAVA_OK};
-    value_table_fill(&processor->processor, &job.table);
+    value_table_fill(job.steps, &job.table);
     if (!video) return process_picture(&job, err);
     parallel_for(job.n_threads, plan->n_views, frame_task, &job);
     return job.status;

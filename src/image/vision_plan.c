@@ -62,19 +62,26 @@ crop_geometry crop_split_geometry(const llava_image_processor *p, size2 picture)
     return g;
 }
 
+/** int() of a side in the reference; transformers' own classes round to 7 decimals first, which
+ *  matters where the product misses an integer by a last bit. */
+static int64_t unpadded_side(const llava_image_processor *p, double side) {
+    const double next = ceil(side);
+    return (int64_t)(p->mm.native != NATIVE_NONE && next - side < 5e-8 ? next : side);
+}
+
 /** What unpad_image keeps of the map: full width or full height, centred in the other. Of extreme
  *  pictures nothing may be left in one direction; rows without columns keep their newlines. */
-static void unpad_range(vision_plan *plan) {
+static void unpad_range(const llava_image_processor *p, vision_plan *plan) {
     const double w = (double)plan->width, h = (double)plan->height;
     const int64_t map_w = plan->grid_w * plan->side, map_h = plan->grid_h * plan->side;
     if (w / h > (double)map_w / (double)map_h) {
         const double scale = (double)map_w / w;
-        const int64_t pad = (map_h - (int64_t)(h * scale)) / 2;
+        const int64_t pad = (map_h - unpadded_side(p, h * scale)) / 2;
         plan->row0 = pad;
         plan->row1 = map_h - pad;
     } else {
         const double scale = (double)map_h / h;
-        const int64_t pad = (map_w - (int64_t)(w * scale)) / 2;
+        const int64_t pad = (map_w - unpadded_side(p, w * scale)) / 2;
         plan->col0 = pad;
         plan->col1 = map_w - pad;
     }
@@ -277,7 +284,7 @@ static llava_status plan_map(const llava_image_processor *p, vision_plan *plan, 
                               "mm_patch_merge_type %s: a map of %lld x %lld features is too small",
                               p->mm.merge_type, (long long)plan->col1, (long long)plan->row1);
     } else if (p->mm.merge_unpad) {
-        unpad_range(plan);
+        unpad_range(p, plan);
         return plan_scaling(p, plan, err);
     }
     return LLAVA_OK;
@@ -332,7 +339,9 @@ static llava_status plan_picture(const llava_image_processor *p, size_t n_images
                                  llava_error *err) {
     plan->kind = VISION_IMAGE;
     plan->aspect = p->mm.aspect;
-    if (plan->aspect == ASPECT_ANYRES && n_images > 1) plan->aspect = ASPECT_PAD;
+    /* LlavaNext... of transformers tile every picture */
+    const bool always_tiles = p->mm.native == NATIVE_NEXT || p->mm.native == NATIVE_NEXT_VIDEO;
+    if (plan->aspect == ASPECT_ANYRES && n_images > 1 && !always_tiles) plan->aspect = ASPECT_PAD;
     LLAVA_TRY(plan_tiles(p, plan, err));
     return plan_map(p, plan, err);
 }

@@ -8,11 +8,17 @@
 
 #define NAME_SIZE 96
 
-static void bind_linear(binder *b, bind_group group, linear_weights *dst, size2 size,
-                        const char *name) {
+static void bind_without_bias(binder *b, bind_group group, linear_weights *dst, size2 size,
+                              const char *name) {
     char full[NAME_SIZE + 8];
     snprintf(full, sizeof full, "%s.weight", name);
     bind_matrix(b, group, &dst->w, size.height, size.width, full);
+}
+
+static void bind_linear(binder *b, bind_group group, linear_weights *dst, size2 size,
+                        const char *name) {
+    char full[NAME_SIZE + 8];
+    bind_without_bias(b, group, dst, size, name);
     snprintf(full, sizeof full, "%s.bias", name);
     bind_vector(b, group, &dst->b, size.height, full);
 }
@@ -88,9 +94,15 @@ static void bind_mlp(binder *b, const llava_config *config, projector_weights *w
     const int64_t width = config->lm.hidden_size;
     char name[NAME_SIZE];
     for (int i = 0; i < mm->projector_linears; i++) {
-        snprintf(name, sizeof name, "%d", 2 * i); /* activations stand between */
-        bind_linear(b, BIND_PROJECTOR, &w->linears[i],
-                    (size2){i ? width : mm->mm_hidden_size, width}, name);
+        const size2 size = {i ? width : mm->mm_hidden_size, width};
+        if (mm->native)
+            snprintf(name, sizeof name, "linear_%d", i + 1);
+        else
+            snprintf(name, sizeof name, "%d", 2 * i); /* activations stand between */
+        if (mm->projector_without_bias)
+            bind_without_bias(b, BIND_PROJECTOR, &w->linears[i], size, name);
+        else
+            bind_linear(b, BIND_PROJECTOR, &w->linears[i], size, name);
     }
     for (int k = 0; k < mm->projector_res; k++) {
         const int at = 2 * mm->projector_linears - 1 + k;

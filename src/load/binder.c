@@ -100,9 +100,9 @@ void binder_present(const binder *b, bind_group group, const char *prefix, bool 
 
 bool bind_is_known_extra(const char *name) {
     static const char *const parts[] = {
-        ".rotary_emb.inv_freq", "position_ids",       "vision_resampler.",
-        "post_layernorm.",      "text_model.",        "logit_scale",
-        "logit_bias",           "_projection.weight", "vision_model.head."};
+        ".rotary_emb.inv_freq", "position_ids",      "vision_resampler.", "post_layernorm.",
+        "text_model.",          "logit_scale",       "logit_bias",        "_projection.weight",
+        "vision_model.head.",   "vision_tower.head."};
     for (size_t i = 0; i < LLAVA_COUNT(parts); i++)
         if (strstr(name, parts[i])) return true;
     return false;

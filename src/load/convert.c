@@ -197,17 +197,35 @@ static llava_status write_weights(converter *c) {
     return status;
 }
 
-/** config.json of the result: what was loaded, with its class, size of vocabulary and type. */
+/** config.json of what was loaded, with its class and size of vocabulary; a "-hf" checkpoint, whose
+ *  tensors keep their names, stays one. */
+static json_t *new_config(const llava_model *model) {
+    const llava_config *config = model->config;
+    json_t *root = json_deep_copy(config->native ? config->native : config->root);
+    const char *class =
+        config->native ? config_native_class(config->mm.native) : config->architecture;
+    json_t *decoder = root;
+    if (root && config->native) {
+        if (!json_is_object(json_object_get(root, "text_config")))
+            json_object_set_new(root, "text_config", json_object());
+        decoder = json_object_get(root, "text_config");
+    }
+    if (root && json_object_set_new(root, "architectures", json_pack("[s]", class)) == 0 &&
+        json_object_set_new(decoder, "vocab_size", json_integer(model->decoder.embed.n_rows)) == 0)
+        return root;
+    json_decref(root);
+    return NULL;
+}
+
+/** The new config.json, with the type the weights are written in. */
 static llava_status write_config(converter *c) {
     const llava_model *model = c->plan->model;
     const llava_dtype wanted = c->plan->options->torch_dtype;
-    json_t *root = json_deep_copy(model->config->root);
-    json_t *classes = json_pack("[s]", model->config->architecture);
-    bool ok =
-        root && json_object_set_new(root, "architectures", classes) == 0 &&
-        json_object_set_new(root, "vocab_size", json_integer(model->decoder.embed.n_rows)) == 0;
+    json_t *root = new_config(model);
+    bool ok = root != NULL;
     if (ok && wanted != LLAVA_DTYPE_DEFAULT)
-        ok = json_object_set_new(root, "torch_dtype", json_string(dtype_name(wanted))) == 0;
+        ok = json_object_set_new(root, json_get(root, "dtype") ? "dtype" : "torch_dtype",
+                                 json_string(dtype_name(wanted))) == 0;
     if (root) json_object_del(root, "delay_load"); /* the tower lies in the checkpoint now */
     const llava_status status =
         ok ? write_json(c, "config.json", root) : llava_fail_memory(c->err, 0, "a config");
@@ -226,6 +244,8 @@ static llava_status copy_companions(const converter *c) {
                                         "vocab.json",
                                         "merges.txt",
                                         "preprocessor_config.json",
+                                        "processor_config.json",
+                                        "video_preprocessor_config.json",
                                         "chat_template.json",
                                         "chat_template.jinja"};
     for (size_t i = 0; i < LLAVA_COUNT(names); i++) {
@@ -255,6 +275,12 @@ static llava_status make_directory(const converter *c) {
 }
 
 static llava_status convert(converter *c) {
+    const bool overwritten = c->plan->options->overwrite_config != NULL;
+    if (c->plan->model->config->native && overwritten)
+        return llava_fail(c->err, LLAVA_UNSUPPORTED,
+                          "overwrite_config uses the original layout's keys, which the config.json "
+                          "of %s does not have; convert without it",
+                          config_native_class(c->plan->model->config->mm.native));
     LLAVA_TRY(plan_outputs(c));
     LLAVA_TRY(make_directory(c));
     LLAVA_TRY(copy_companions(c));

@@ -170,9 +170,38 @@ llava_status plan_open_overlay(load_plan *plan) {
 
 /* ---------------------------------------------------------------- tensors */
 
+/** The first of two prefixes that some tensor has; else the first. */
+static const char *either(const checkpoint *c, const char *first, const char *second) {
+    return !checkpoint_has_prefix(c, first) && checkpoint_has_prefix(c, second) ? second : first;
+}
+
+/** "-hf" checkpoints: names as transformers writes them, or as its classes from 4.52 on have them
+ *  in memory; 5 leaves out the tower's "vision_model." there. */
+static void choose_native_prefixes(load_plan *plan) {
+    const checkpoint *c = plan->model->files[0];
+    binder *b = &plan->bind;
+    const char *tower = either(c, "vision_tower.", "model.vision_tower.");
+    const bool in_memory = tower[0] == 'm';
+    b->prefix[BIND_DECODER] = either(c, "language_model.model.", "model.language_model.");
+    b->prefix[BIND_HEAD] = checkpoint_find(c, "lm_head.weight") ? "" : "language_model.";
+    b->prefix[BIND_PICTURE] =
+        either(c, "image_newline", "model.image_newline")[0] == 'm' ? "model." : "";
+    b->prefix[BIND_PROJECTOR] = either(c, "multi_modal_projector.", "model.multi_modal_projector.");
+    b->prefix[BIND_TOWER] = either(
+        c, in_memory ? "model.vision_tower.vision_model." : "vision_tower.vision_model.", tower);
+    for (int g = 0; g < BIND_GROUPS; g++) {
+        b->source[g] = c;
+        b->canonical[g] = b->prefix[g];
+    }
+}
+
 /** The decoder's prefix, or "" in a dump of the bare decoder. */
 static void choose_prefixes(load_plan *plan) {
     const llava_model *model = plan->model;
+    if (model->config->native) {
+        choose_native_prefixes(plan);
+        return;
+    }
     const checkpoint *c = model->files[0];
     binder *b = &plan->bind;
     const bool mpt = model->config->lm.family->arch == ARCH_MPT;
@@ -227,6 +256,8 @@ const char *plan_tower_name(const llava_config *config) {
 llava_status plan_find_tower(load_plan *plan) {
     llava_model *model = plan->model;
     if (!model->config->multimodal) return LLAVA_OK;
+    if (model->config->native)
+        return config_read_native_tower(model->config, plan->weights_directory, plan->err);
     const char *name = plan_tower_name(model->config);
     if (strncmp(name, "open_clip_hub", 13) == 0 || strcmp(name, "imagebind_huge") == 0)
         return llava_fail(plan->err, LLAVA_UNSUPPORTED,
@@ -254,7 +285,7 @@ static llava_status find_tower_tensors(load_plan *plan) {
                            "the checkpoint holds the complete tower", plan->err);
     }
     /* pieces of it in an adapter lie on top of the tower's own directory */
-    if (base.present > 0)
+    if (base.present > 0 || model->config->native)
         return llava_fail(plan->err, LLAVA_MALFORMED,
                           "%s: it holds %zu of the vision tower's %zu tensors; missing: %s%s",
                           checkpoint_path(model->files[0]), base.present, base.total, base.missing,
@@ -304,6 +335,7 @@ llava_status plan_bind(load_plan *plan) {
 
 /** Slow or fast, as the reference asks for this architecture. */
 static tokenizer_flavour choose_flavour(const llava_config *config) {
+    if (config->native) return TOKENIZER_FAST; /* AutoProcessor's */
     if (!config->multimodal)
         return config->lm.family->arch == ARCH_MPT ? TOKENIZER_FAST : TOKENIZER_SLOW;
     return config->lm.family->slow_tokenizer ? TOKENIZER_SLOW : TOKENIZER_FAST;
@@ -354,6 +386,7 @@ llava_status plan_open_tokenizer(load_plan *plan) {
     const llava_config *config = plan->model->config;
     const tokenizer_request request = {.directory = plan->weights_directory,
                                        .flavour = choose_flavour(config),
+                                       .keeps_json = config->native != NULL,
                                        .model_type = config->lm.family->model_type};
     LLAVA_TRY(tokenizer_open(&request, &plan->tokenizer, plan->err));
     LLAVA_TRY(config_note(plan->model->config, "tokenizer", tokenizer_description(plan->tokenizer),
@@ -367,6 +400,13 @@ llava_status plan_open_tokenizer(load_plan *plan) {
 
 llava_status plan_choose_template(load_plan *plan) {
     llava_model *model = plan->model;
+    LLAVA_TRY(plan_read_chat_template(plan));
+    if (model->config->native && model->chat_template) {
+        model->template_name = CHECKPOINT_TEMPLATE;
+        model->template_reason = "a checkpoint of transformers' own classes with a chat template";
+        return config_note(model->config, "template", model->template_name, model->template_reason,
+                           plan->err);
+    }
     const template_evidence evidence = {
         .model_name = model->name,
         .architecture = model->config->architecture,

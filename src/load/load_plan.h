@@ -42,7 +42,8 @@ llava_status plan_describe(load_plan *plan);     /* which tensors the decoder an
 llava_status plan_find_tower(load_plan *plan);   /* the tower's configuration */
 llava_status plan_choose_tower(load_plan *plan); /* where the tower's come from */
 llava_status plan_bind(load_plan *plan);         /* finds all tensors, checks their shapes */
-llava_status plan_open_tokenizer(load_plan *plan); /* and adds the picture tokens */
+llava_status plan_open_tokenizer(load_plan *plan);     /* and adds the picture tokens */
+llava_status plan_read_chat_template(load_plan *plan); /* the checkpoint's own, if it has one */
 llava_status plan_choose_template(load_plan *plan);
 llava_status plan_open_processor(load_plan *plan);
 

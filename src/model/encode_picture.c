@@ -22,6 +22,8 @@ static void lay_out(vision_run *run, int parts, slab *memory, slab *host) {
     if (parts & VISION_PROJECTOR) {
         projector_lay_out(run, memory, host);
         run->projected = slab_floats(memory, run->max_views * run->projected_tokens, hidden);
+        const bool first = run->model->config->mm.pool_before_projector;
+        run->pooled = slab_floats(memory, first ? run->max_views * run->tokens : 0, run->width);
     }
 }
 
@@ -228,24 +230,30 @@ static llava_status picture_allocate(picture *p, llava_error *err) {
     return LLAVA_OK;
 }
 
-/** Pools n frames of run->projected with the given stride (side -> out x out). */
-static void pool_frames(picture *p, int64_t n, int64_t stride, int64_t out, float *dst) {
+/** n frames of src [side, side, dim], pooled with a stride to out x out. */
+typedef struct pooling {
+    const float *src;
+    float *dst;
+    int64_t n, stride, out, dim;
+} pooling;
+
+static void pool_frames(picture *p, const pooling *call) {
     static const map_op ops[] = {
         [POOL_AVERAGE] = MAP_AVERAGE, [POOL_MAX] = MAP_MAX, [POOL_BILINEAR] = MAP_BILINEAR};
-    if (out == 0) return;
+    if (call->out == 0) return;
     /* stride 1: every mode is a copy */
-    const bool same = out == p->plan->side;
+    const bool same = call->out == p->plan->side;
     const map_op op = same ? MAP_BILINEAR : ops[p->model->config->mm.pool];
     p->run.dev->ops->map(p->run.dev, &(map_args){.op = op,
-                                                 .x = p->run.projected,
-                                                 .dst = dst,
-                                                 .n_maps = n,
+                                                 .x = call->src,
+                                                 .dst = call->dst,
+                                                 .n_maps = call->n,
                                                  .in_h = p->plan->side,
                                                  .in_w = p->plan->side,
-                                                 .out_h = out,
-                                                 .out_w = out,
-                                                 .dim = p->hidden,
-                                                 .stride = stride});
+                                                 .out_h = call->out,
+                                                 .out_w = call->out,
+                                                 .dim = call->dim,
+                                                 .stride = call->stride});
 }
 
 /** Copies to whoever asked for this stage: rows of the views [first, first + n). */
@@ -254,6 +262,33 @@ static void trace_rows(picture *p, float *dst, const float *src, int64_t first, 
     if (!dst) return;
     p->run.dev->ops->download(p->run.dev, dst + first * row_floats, src,
                               (size_t)(n * row_floats) * sizeof *dst);
+}
+
+/** run->features of a few frames -> their rows. transformers' LlavaNextVideo pools in front of the
+ *  projector, everyone else behind it. */
+static void encode_frames(picture *p, int64_t first, int64_t n) {
+    const vision_plan *plan = p->plan;
+    const vision_trace none = {0}, *trace = p->trace ? p->trace : &none;
+    vision_run *run = &p->run;
+    const int64_t set = p->model->config->mm.pool_stride, stride = set > 0 ? set : 2;
+    const int64_t tokens = run->projected_tokens;
+    const int64_t slow = plan->pool_side * plan->pool_side,
+                  fast = plan->fast_side * plan->fast_side;
+    float *slow_rows = p->rows + first * slow * p->hidden;
+    float *fast_rows = p->rows + (plan->n_views * slow + first * fast) * p->hidden;
+    if (p->model->config->mm.pool_before_projector) {
+        pool_frames(p,
+                    &(pooling){run->features, run->pooled, n, stride, plan->pool_side, run->width});
+        vision_project_rows(run, run->pooled, n * slow, slow_rows);
+    } else {
+        vision_project(run, n, run->projected);
+        trace_rows(p, trace->projected, run->projected, first, n, tokens * p->hidden);
+        pool_frames(p,
+                    &(pooling){run->projected, slow_rows, n, stride, plan->pool_side, p->hidden});
+        pool_frames(
+            p, &(pooling){run->projected, fast_rows, n, 2 * stride, plan->fast_side, p->hidden});
+    }
+    trace_rows(p, trace->pooled, slow_rows, first, n, slow * p->hidden);
 }
 
 /** Tower and projector over a few views; their rows go where the plan's layout has them. */
@@ -271,16 +306,7 @@ static void encode_views(picture *p, const float *pixels, int64_t first, int64_t
         trace_rows(p, trace->projected, dst, first, n, tokens * p->hidden);
         return;
     }
-    const int64_t set = p->model->config->mm.pool_stride, stride = set > 0 ? set : 2;
-    const int64_t slow = plan->pool_side * plan->pool_side,
-                  fast = plan->fast_side * plan->fast_side;
-    float *slow_rows = p->rows + first * slow * p->hidden;
-    vision_project(run, n, run->projected);
-    trace_rows(p, trace->projected, run->projected, first, n, tokens * p->hidden);
-    pool_frames(p, n, stride, plan->pool_side, slow_rows);
-    trace_rows(p, trace->pooled, slow_rows, first, n, slow * p->hidden);
-    pool_frames(p, n, 2 * stride, plan->fast_side,
-                p->rows + (plan->n_views * slow + first * fast) * p->hidden);
+    encode_frames(p, first, n);
 }
 
 /** Views 1 ... of p->tiles -> the map that remains after unpad, then scaled or max-pooled; the

@@ -85,6 +85,7 @@ struct llava_model {
     weight image_newline, faster_token; /* [1, hidden_size] */
     const char *name;
     const char *template_name, *template_reason;
+    const char *chat_template; /* the checkpoint's own (Jinja), or NULL */
     /* ownership */
     arena *memory;        /* structs and strings */
     checkpoint *files[4]; /* mapped weights */
@@ -104,7 +105,7 @@ void model_free(llava_model **model);
 /** Where a stage's output is copied when somebody asks (verify); all may be NULL. */
 typedef struct vision_trace {
     float *tower_features; /* [n_views, tokens, width] */
-    float *projected;      /* [n_views, tokens, hidden_size] */
+    float *projected;      /* [n_views, tokens, hidden_size]; none of frames pooled before it */
     float *pooled;         /* video: [frames, pool_side^2, hidden_size] */
 } vision_trace;
 

@@ -90,6 +90,7 @@ typedef struct vision_run {
     float *pixels;            /* [max_views, 3, S, S] */
     float *features;          /* [max_views, tokens, width] */
     float *projected;         /* [max_views, projected_tokens, hidden_size] */
+    float *pooled;            /* features pooled before the projector, [max_views, tokens, width] */
     float *hidden;            /* projector's inner rows */
     float *norm;              /* residual blocks' normalised rows, and inner rows */
     float *windows;           /* pooler: [projected_tokens, 4 * width] */
@@ -109,6 +110,8 @@ void vision_close(vision_run *run);
 void vision_features(vision_run *run, int64_t n);
 /** run->features -> dst [n, projected_tokens, hidden_size] in device memory. */
 void vision_project(vision_run *run, int64_t n, float *dst);
+/** At most max_views * tokens rows of features through a chain of linears. */
+void vision_project_rows(vision_run *run, const float *features, int64_t n_rows, float *dst);
 
 /* S2: multi-scale features, one view at a time. */
 llava_status scales_check(const llava_model *model, llava_error *err);

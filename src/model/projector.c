@@ -96,13 +96,15 @@ void projector_lay_out(vision_run *run, slab *memory, slab *host) {
 /** rows [n, in] -> dst [n, hidden_size] through the chain of linears, GELU between them. The inner
  *  rows alternate between two buffers so that the last product lands in dst. */
 static void run_linears(vision_run *run, const float *rows, int64_t n, float *dst) {
-    const int count = run->model->config->mm.projector_linears;
+    const mm_config *mm = &run->model->config->mm;
+    const int count = mm->projector_linears;
+    const activation act = mm->projector_act ? mm->projector_act : ACT_GELU;
     const float *x = rows;
     for (int i = 0; i < count; i++) {
         const bool last = i + 1 == count;
         float *y = last ? dst : i % 2 ? run->norm : run->hidden;
         model_linear(run->model, &(panel_linear){y, x, n, &run->model->projector.linears[i],
-                                                 last ? ACT_NONE : ACT_GELU, NULL});
+                                                 last ? ACT_NONE : act, NULL});
         x = y;
     }
 }
@@ -136,6 +138,10 @@ static void run_pooler(vision_run *run, const float *features, float *dst) {
                                              &run->model->projector.linears[0], ACT_GELU, NULL});
     model_linear(run->model, &(panel_linear){dst, run->hidden, half * half,
                                              &run->model->projector.linears[1], ACT_NONE, NULL});
+}
+
+void vision_project_rows(vision_run *run, const float *features, int64_t n_rows, float *dst) {
+    run_linears(run, features, n_rows, dst);
 }
 
 void vision_project(vision_run *run, int64_t n, float *dst) {

@@ -33,8 +33,12 @@ static llava_status add_quarters(tower_selection *s, int64_t layer, int64_t n, l
 
 static llava_status select_states(const llava_model *model, tower_selection *s, llava_error *err) {
     static const int64_t m25811[] = {-2, -5, -8, -11, 6};
-    const int64_t n = model->config->tower.n_layers + 1, layer = model->config->mm.select_layer;
-    switch (model->config->mm.select) {
+    const mm_config *mm = &model->config->mm;
+    const int64_t n = model->config->tower.n_layers + 1, layer = mm->select_layer;
+    for (size_t i = 0; i < mm->n_select_layers; i++)
+        LLAVA_TRY(add_state(s, mm->select_layers[i], n, err));
+    if (mm->n_select_layers > 0) return LLAVA_OK;
+    switch (mm->select) {
     case SELECT_M25811_PATCH:
     case SELECT_M25811_CLS_PATCH:
         for (size_t i = 0; i < LLAVA_COUNT(m25811); i++) LLAVA_TRY(add_state(s, m25811[i], n, err));
@@ -47,8 +51,9 @@ static llava_status select_states(const llava_model *model, tower_selection *s, 
 
 llava_status tower_select(const llava_model *model, tower_selection *selection, llava_error *err) {
     const mm_config *mm = &model->config->mm;
+    const tower_config *tower = &model->config->tower;
     *selection = (tower_selection){0};
-    if (model->config->tower.kind == TOWER_SIGLIP) {
+    if (tower->kind == TOWER_SIGLIP && !tower->runs_all_layers) {
         /* the reference drops the last layer and ignores both keys */
         return add_state(selection, model->tower.n_layers, model->tower.n_layers + 1, err);
     }

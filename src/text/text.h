@@ -20,6 +20,7 @@ typedef struct tokenizer_request {
     tokenizer_flavour flavour;
     const char *model_type; /* config.json's, for directories without tokenizer_class; or NULL */
     const char *flags_json; /* keyword arguments of from_pretrained as a JSON object, or NULL */
+    bool keeps_json;        /* a fast class never rebuilds itself while there is a tokenizer.json */
 } tokenizer_request;
 
 llava_status tokenizer_open(const tokenizer_request *request, llava_tokenizer **out,
@@ -120,6 +121,25 @@ typedef struct template_evidence {
 /** Never fails: falls back to a default. reason is a literal. */
 const conversation_template *template_choose(const template_evidence *evidence,
                                              const char **reason);
+
+/* ---------------------------------------------------------------- the checkpoint's own template */
+
+#define CHECKPOINT_TEMPLATE "checkpoint" /* the name that asks for it */
+bool template_is_checkpoint(const char *name);
+
+typedef struct checkpoint_dialog {
+    const char *system; /* NULL: none */
+    const llava_message *messages;
+    size_t n_messages;
+} checkpoint_dialog;
+
+/** Evaluates a chat template (NULL: an error that says so) with add_generation_prompt on; an open
+ *  turn at the end is left out. Where the template looks for images among content items, every
+ *  "<image>" of a message becomes one. A BOS text in front that the tokenizer adds by itself is
+ *  dropped. Appends the prompt. */
+llava_status checkpoint_template_render(const char *source, const llava_tokenizer *tokenizer,
+                                        const checkpoint_dialog *dialog, bytes *prompt,
+                                        llava_error *err);
 
 /* ---------------------------------------------------------------- placeholders */
 

@@ -184,9 +184,10 @@ static llava_status load_slow(llava_tokenizer *t, resolution *r, const char **fi
     return tokenizer_load_vocab_files(t, r->request->directory, err);
 }
 
-/* LlamaTokenizerFast rebuilds itself from tokenizer.model when the key is there at all. */
+/* LlamaTokenizerFast rebuilds itself from tokenizer.model when the key is there at all, as
+ * transformers 4.40 would; what later releases save beside tokenizer.json is not meant so. */
 static bool wants_rebuild(const resolution *r) {
-    return r->class == CLASS_LLAMA && r->has_model &&
+    return !(r->request->keeps_json && r->has_json) && r->class == CLASS_LLAMA && r->has_model &&
            json_get(r->metadata.config, "add_prefix_space") != NULL;
 }
 

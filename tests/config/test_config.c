@@ -81,8 +81,8 @@ static void test_architecture(void **state) {
     must_refuse("{\"model_type\":\"llava_llama\"}", NULL, "not a multimodal checkpoint");
     must_refuse("{\"model_type\":\"phi\"}", NULL, "phi");
     must_refuse("{\"hidden_size\":64}", NULL, "architecture");
-    must_refuse("{\"architectures\":[\"LlavaForConditionalGeneration\"]}", NULL, "text_config");
-    must_refuse("{\"model_type\":\"llava\",\"text_config\":{}}", NULL, "text_config");
+    must_refuse("{\"architectures\":[\"PaliGemmaForConditionalGeneration\"]}", NULL, "text_config");
+    must_refuse("{\"model_type\":\"idefics\",\"text_config\":{}}", NULL, "text_config");
     must_refuse("[]", NULL, "expected a JSON object");
 }
 
