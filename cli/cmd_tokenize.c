@@ -8,6 +8,7 @@
 #include "cli.h"
 #include "checkpoint/checkpoint.h"
 #include "config/config.h"
+#include "model/model.h"
 #include "text/text.h"
 
 /** The type the weights are stored in costs nothing to load: only the tokenizer is wanted. */
@@ -144,6 +145,10 @@ int cmd_tokenize(const cli_args *args) {
     llava_status status;
     LLAVA_TRY_DONE(open_tokenizer(args, &model, &err));
     const line_fn fn = args->decode ? decode_line : encode_line;
+    cli_args settled = *args;
+    /* "-hf" prompts are tokenized whole: their placeholders are tokens */
+    if (model.loaded.model && model.loaded.model->config->native) settled.prompt = false;
+    args = &settled;
     if (args->words.count == 1) LLAVA_TRY_DONE(each_line(args, model.loaded.tokenizer, fn, &err));
     for (size_t i = 1; i < args->words.count; i++) {
         const char *text = args->words.items[i];

@@ -184,7 +184,21 @@ static llava_status translate_features(translation *t) {
     return LLAVA_OK;
 }
 
+/** Absent or an object. */
+static llava_status check_objects(const translation *t) {
+    static const char *const keys[] = {"text_config", "vision_config"};
+    for (size_t i = 0; i < LLAVA_COUNT(keys); i++) {
+        const json_t *value = json_get(t->from, keys[i]);
+        if (value && !json_is_object(value))
+            return llava_fail(t->err, LLAVA_MALFORMED,
+                              "config.json: \"%s\": expected an object, got %s", keys[i],
+                              json_kind(value));
+    }
+    return LLAVA_OK;
+}
+
 static llava_status translate(translation *t) {
+    LLAVA_TRY(check_objects(t));
     LLAVA_TRY(translate_text(t));
     LLAVA_TRY(translate_features(t));
     LLAVA_TRY(translate_layout(t));

@@ -28,6 +28,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (config_load(&request, &config, &err) == LLAVA_OK) {
         if (config->lm.n_heads < 1 || config->lm.n_heads % config->lm.n_kv_heads) abort();
         if (config->context_len < 1) abort();
+        if (config->native && config_read_native_tower(config, NULL, &err) == LLAVA_OK &&
+            config->tower.image_size < config->tower.patch_size)
+            abort();
     }
     config_free(&config);
     json_t *object;
