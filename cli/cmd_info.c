@@ -8,7 +8,6 @@
 #include "cli.h"
 #include "config/config.h"
 #include "image/image.h"
-#include "load/load.h"
 #include "model/model.h"
 
 /* ---------------------------------------------------------------- tokens of a picture */
@@ -25,12 +24,25 @@ static bool parse_size(const char *text, int64_t *width, int64_t *height) {
     return true;
 }
 
+static const char *text_of(const json_t *object, const char *key) {
+    const char *text = object ? json_string_value(json_get(object, key)) : NULL;
+    return text ? text : "-";
+}
+
+/** An adapter's own directory may have no configuration: then its base's counts. */
+static const char *config_directory(const cli_args *args, const char *directory) {
+    bytes path = {0};
+    const bool has = bytes_printf(&path, "%s/config.json", directory) && path_is_file(path.data);
+    bytes_free(&path);
+    return has || !args->load.model_base ? directory : args->load.model_base;
+}
+
 /** The image processor that loading would return, from the configuration files alone. */
-static llava_status open_processor(const cli_args *args, arena *memory, llava_config **config,
-                                   llava_image_processor **processor, llava_error *err) {
-    const char *directory = args->words.items[0];
-    const char *name =
-        args->load.model_name ? args->load.model_name : config_model_name(memory, directory);
+static llava_status open_processor(const cli_args *args, const json_t *report,
+                                   llava_config **config, llava_image_processor **processor,
+                                   llava_error *err) {
+    const char *directory = config_directory(args, text_of(report, "path"));
+    const char *name = text_of(report, "model_name");
     const config_request request = {
         .directory = directory,
         .model_name = name,
@@ -44,32 +56,29 @@ static llava_status open_processor(const cli_args *args, arena *memory, llava_co
                           "%s is a plain language model: it takes no "
                           "pictures",
                           directory);
-    const char *tower = load_find_tower(memory, (*config)->mm.vision_tower, NULL, directory);
+    const char *tower = json_string_value(json_get(json_get(report, "tower"), "directory"));
     LLAVA_TRY(config_read_tower(*config, tower, err));
     return image_processor_new(*config, processor, err);
 }
 
 /** {"width", "height", "tokens", "views", "grid"} */
-static llava_status count_tokens(const cli_args *args, int64_t width, int64_t height,
+static llava_status count_tokens(const cli_args *args, const json_t *report, size2 size,
                                  json_t **document, llava_error *err) {
-    arena *memory = arena_new();
     llava_config *config = NULL;
     llava_image_processor *processor = NULL;
     vision_plan plan = {0};
     llava_status status;
-    LLAVA_TRY_DONE(memory ? LLAVA_OK : llava_fail_memory(err, 1, "names"));
-    LLAVA_TRY_DONE(open_processor(args, memory, &config, &processor, err));
-    LLAVA_TRY_DONE(vision_plan_make(processor, width, height, 0, 1, &plan, err));
-    *document = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "width", (json_int_t)width, "height",
-                          (json_int_t)height, "tokens", (json_int_t)plan.n_rows, "tower_inputs",
-                          (json_int_t)plan.n_views, "tiles_across", (json_int_t)plan.grid_w,
-                          "tiles_down", (json_int_t)plan.grid_h);
+    LLAVA_TRY_DONE(open_processor(args, report, &config, &processor, err));
+    LLAVA_TRY_DONE(vision_plan_make(processor, size.width, size.height, 0, 1, &plan, err));
+    *document = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "width", (json_int_t)size.width,
+                          "height", (json_int_t)size.height, "tokens", (json_int_t)plan.n_rows,
+                          "tower_inputs", (json_int_t)plan.n_views, "tiles_across",
+                          (json_int_t)plan.grid_w, "tiles_down", (json_int_t)plan.grid_h);
     if (!*document) status = llava_fail_memory(err, 64, "a report");
 done:
     vision_plan_free(&plan);
     image_processor_free(&processor);
     config_free(&config);
-    arena_free(&memory);
     return status;
 }
 
@@ -110,11 +119,6 @@ static const char *bytes_text(int64_t count, char buffer[SIZE_TEXT]) {
     }
     snprintf(buffer, SIZE_TEXT, unit ? "%.1f %s" : "%.0f %s", n, units[unit]);
     return buffer;
-}
-
-static const char *text_of(const json_t *object, const char *key) {
-    const char *text = object ? json_string_value(json_get(object, key)) : NULL;
-    return text ? text : "-";
 }
 
 static void print_line(const char *label, const char *format, ...) LLAVA_PRINTF(2, 3);
@@ -245,7 +249,7 @@ int cmd_info(const cli_args *args) {
     LLAVA_TRY_DONE(inspect(args, &document, &err));
     const bool loadable = json_is_true(json_get(document, "loadable"));
     if (width && loadable) {
-        LLAVA_TRY_DONE(count_tokens(args, width, height, &picture, &err));
+        LLAVA_TRY_DONE(count_tokens(args, document, (size2){width, height}, &picture, &err));
         json_object_set(document, "picture", picture);
     }
     add_session(document, args->context_tokens);
