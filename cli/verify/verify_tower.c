@@ -12,6 +12,13 @@ typedef struct open_tower {
     llava_image_processor *processor;
 } open_tower;
 
+/* The reference runs towers of this scheme in bfloat16 whatever it is asked for. */
+#define HF_SCHEME "hf:"
+
+static bool is_hf(const char *name) {
+    return name && strncmp(name, HF_SCHEME, strlen(HF_SCHEME)) == 0;
+}
+
 static void tower_close(open_tower *tower) {
     model_free(&tower->model);
     image_processor_free(&tower->processor);
@@ -32,7 +39,8 @@ static llava_status tower_open(verify_run *run, long layer, const char *feature,
     char *text = json_dumps(config, JSON_COMPACT);
     json_decref(config);
     if (!text) return llava_fail_memory(err, 256, "a configuration");
-    /* names with a scheme ("hf:", "open_clip_hub:") are the loader's to accept or refuse */
+    if (is_hf(name)) name += strlen(HF_SCHEME);
+    /* names with another scheme ("open_clip_hub:") are the loader's to refuse */
     const bool has_scheme = strchr(name, ':') != NULL;
     const tower_request request = {
         .directory = has_scheme ? name : path_join(run->memory, run->trace.reference, name),
@@ -41,13 +49,7 @@ static llava_status tower_open(verify_run *run, long layer, const char *feature,
         .n_threads = run->options->n_threads,
         .cpu_level = run->options->cpu_level,
     };
-    llava_status status;
-    if (has_scheme)
-        status = llava_fail(err, LLAVA_UNSUPPORTED,
-                            "towers of the kind '%s' are not supported; CLIP, SigLIP and MLCD are",
-                            name);
-    else
-        status = load_tower_only(&request, &tower->model, &tower->processor, err);
+    const llava_status status = load_tower_only(&request, &tower->model, &tower->processor, err);
     free(text);
     return status;
 }
@@ -151,6 +153,10 @@ static llava_status compare_selections(verify_run *run, const float *pixels, int
 llava_status verify_tower(verify_run *run, llava_error *err) {
     static const char *const inputs[] = {"tower", "config"};
     for (size_t i = 0; i < LLAVA_COUNT(inputs); i++) trace_mark(&run->trace, inputs[i]);
+    if (is_hf(json_string_value(json_get(run->trace.root, "tower")))) {
+        run->dtype = LLAVA_DTYPE_BF16;
+        run->level = &verify_level_half;
+    }
     open_tower tower = {0};
     float *pixels;
     int64_t n, tokens, width;
@@ -165,6 +171,9 @@ llava_status verify_tower(verify_run *run, llava_error *err) {
     LLAVA_TRY_DONE(verify_integer(run, "num_patches_per_side", tower.processor->patches_per_side));
     LLAVA_TRY_DONE(make_pixels(run, tower.processor, &pixels, &n, err));
     LLAVA_TRY_DONE(compare_features(run, &tower, "features", pixels, n, err));
+    const char *half = arena_printf(run->memory, "features.%s", dtype_name(run->dtype));
+    if (half && trace_has_tensor(&run->trace, half))
+        LLAVA_TRY_DONE(compare_features(run, &tower, half, pixels, n, err));
     status = compare_selections(run, pixels, n, err);
 done:
     tower_close(&tower);
