@@ -78,6 +78,23 @@ static void test_several_pictures(void **state) {
     assert_int_equal(count_tokens(&flat, 672, 672, 0, 1), 2880);
 }
 
+/** transformers' own classes: an unpadded side of exactly 47 is not cut to 46 by a last bit, and
+ *  LlavaNext tiles every picture. */
+static void test_own_classes(void **state) {
+    (void)state;
+    llava_config next = v16_config();
+    assert_int_equal(count_tokens(&next, 2352, 2303, 0, 1), 576 + 46 * 49);
+    assert_int_equal(count_tokens(&next, 672, 672, 0, 2), 577);
+    next.mm.native = NATIVE_NEXT;
+    next.video_processor = next.processor;
+    assert_int_equal(count_tokens(&next, 2352, 2303, 0, 1), 576 + 48 * 49);
+    assert_int_equal(count_tokens(&next, 672, 672, 0, 2), 2928);
+    llava_config onevision = onevision_config();
+    onevision.mm.native = NATIVE_ONEVISION;
+    onevision.video_processor = onevision.processor;
+    assert_int_equal(count_tokens(&onevision, 1280, 720, 0, 2), 730);
+}
+
 static void test_videos(void **state) {
     (void)state;
     static const struct {
@@ -301,17 +318,12 @@ static void test_refused_plans(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_worked_counts),
-        cmocka_unit_test(test_several_pictures),
-        cmocka_unit_test(test_videos),
-        cmocka_unit_test(test_faster_layout),
-        cmocka_unit_test(test_picture_layout),
-        cmocka_unit_test(test_other_modes),
-        cmocka_unit_test(test_no_picture),
-        cmocka_unit_test(test_geometry),
-        cmocka_unit_test(test_refused_processors),
-        cmocka_unit_test(test_ranges),
-        cmocka_unit_test(test_refused_plans),
+        cmocka_unit_test(test_worked_counts), cmocka_unit_test(test_several_pictures),
+        cmocka_unit_test(test_own_classes),   cmocka_unit_test(test_videos),
+        cmocka_unit_test(test_faster_layout), cmocka_unit_test(test_picture_layout),
+        cmocka_unit_test(test_other_modes),   cmocka_unit_test(test_no_picture),
+        cmocka_unit_test(test_geometry),      cmocka_unit_test(test_refused_processors),
+        cmocka_unit_test(test_ranges),        cmocka_unit_test(test_refused_plans),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

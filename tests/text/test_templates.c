@@ -116,6 +116,15 @@ static void test_choice(void **state) {
     assert_choice(NULL, NULL, "llava_v0");
 }
 
+static llava_tokenizer *open_text(const char *text) {
+    json_t *root;
+    llava_tokenizer *t;
+    assert_int_equal(json_read_text(text, strlen(text), "test", &root, NULL), LLAVA_OK);
+    assert_int_equal(tokenizer_open_json(root, &t, NULL), LLAVA_OK);
+    json_decref(root);
+    return t;
+}
+
 /* The tokenizer's evidence outranks the name. */
 static void test_choice_by_tokenizer(void **state) {
     (void)state;
@@ -123,22 +132,62 @@ static void test_choice_by_tokenizer(void **state) {
         "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":["
         "{\"content\":\"<|start_header_id|>\",\"special\":true},"
         "{\"content\":\"<|eot_id|>\",\"special\":true}]}";
-    json_t *root;
-    llava_tokenizer *t;
     const char *reason;
-    assert_int_equal(json_read_text(text, strlen(text), "test", &root, NULL), LLAVA_OK);
-    assert_int_equal(tokenizer_open_json(root, &t, NULL), LLAVA_OK);
+    llava_tokenizer *t = open_text(text);
     const template_evidence evidence = {.model_name = "llava-v1.5-mistral", .tokenizer = t};
     assert_string_equal(template_choose(&evidence, &reason)->name, "llava_llama_3");
     tokenizer_free(&t);
-    json_decref(root);
+}
+
+static void assert_own(const llava_tokenizer *t, const char *source, const char *system,
+                       const llava_message *messages, size_t n, const char *want) {
+    const checkpoint_dialog dialog = {system, messages, n};
+    bytes prompt = {0};
+    llava_error err = {0};
+    assert_true(bytes_puts(&prompt, "> "));
+    const llava_status status = checkpoint_template_render(source, t, &dialog, &prompt, &err);
+    if (want) {
+        if (status != LLAVA_OK) fail_msg("%s", err.message);
+        assert_string_equal(prompt.data + 2, want);
+    } else {
+        assert_int_not_equal(status, LLAVA_OK);
+        assert_non_null(strstr(err.message, "checkpoint"));
+        assert_int_equal(prompt.size, 2);
+    }
+    bytes_free(&prompt);
+}
+
+#define OWN_ITEMS                                                                                  \
+    "{% for m in messages %}{{ m.role }}:{% for c in m.content %}"                                 \
+    "{% if c.type == 'image' %}<image>|{% else %}[{{ c.text }}]{% endif %}{% endfor %} "           \
+    "{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+#define OWN_TEXT                                                                                   \
+    "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }};{% endfor %}{{ eos_token }}"
+
+/* The checkpoint's own template: content as items where it looks for images, else as a text. */
+static void test_own_template(void **state) {
+    (void)state;
+    llava_tokenizer *t = open_text("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},"
+                                   "\"merges\":[]},\"added_tokens\":[]}");
+    static const llava_message turns[] = {
+        {0, "<image>\nOne <image> two?"}, {1, "Yes."}, {0, "And?"}, {1, NULL}};
+    assert_own(t, OWN_ITEMS, NULL, turns, LLAVA_COUNT(turns),
+               "user:<image>|[One ]<image>|[ two?] assistant:[Yes.] user:[And?] A:");
+    assert_own(t, OWN_ITEMS, "Be kind.", ask, 2, "system:[Be kind.] user:<image>|[Hi?] A:");
+    assert_own(t, OWN_TEXT, NULL, ask, 2, "user:<image>\nHi?;");
+    assert_own(t, NULL, NULL, ask, 2, NULL);
+    assert_own(t, "{{ raise_exception('no') }}", NULL, ask, 2, NULL);
+    static const llava_message broken[] = {{0, "\xff"}};
+    assert_own(t, OWN_TEXT, NULL, broken, 1, NULL);
+    tokenizer_free(&t);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),  cmocka_unit_test(test_styles),
-        cmocka_unit_test(test_errors), cmocka_unit_test(test_appends),
-        cmocka_unit_test(test_choice), cmocka_unit_test(test_choice_by_tokenizer),
+        cmocka_unit_test(test_table),        cmocka_unit_test(test_styles),
+        cmocka_unit_test(test_errors),       cmocka_unit_test(test_appends),
+        cmocka_unit_test(test_choice),       cmocka_unit_test(test_choice_by_tokenizer),
+        cmocka_unit_test(test_own_template),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
