@@ -8,8 +8,8 @@
 #
 # A case that needs a checkpoint says so in its first line: "# needs models/NAME".
 set -u
-LLAVA=$1
-JSON_CHECK=$2
+LLAVA=$(realpath "$1")
+JSON_CHECK=$(realpath "$2")
 rewrite=${3-}
 cases=$(cd "$(dirname "$0")/cases" && pwd)
 CLI_DATA=$(cd "$(dirname "$0")/data" && pwd)
