@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     arena *memory = arena_new();
     if (!memory) return 0;
     llava_error err;
-    safetensors_list list;
+    checkpoint_list list;
     if (safetensors_parse(&map, "file", "file", memory, &list, &err) == LLAVA_OK) {
         for (size_t i = 0; i < list.count; i++) {
             const tensor *t = &list.items[i].t;
