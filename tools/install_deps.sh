@@ -5,9 +5,9 @@
 set -eu
 packages="gcc libc6-dev make meson ninja-build pkg-config
 libjansson-dev libpcre2-dev libutf8proc-dev libjpeg62-turbo-dev libspng-dev libwebp-dev libgif-dev
-libedit-dev libcurl4-openssl-dev libssl-dev"
-test_packages="libcmocka-dev zlib1g-dev clang clang-format libclang-rt-14-dev libomp-14-dev
-python3 binutils"
+libedit-dev libcurl4-openssl-dev libssl-dev zlib1g-dev"
+test_packages="libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev python3
+binutils"
 [ "${1:-}" = test ] && packages="$packages $test_packages"
 
 missing=

@@ -10,7 +10,7 @@ if [ ! -f "$model/model.safetensors" ] || [ ! -f "$picture" ]; then
     # The tiny reference checkpoint is random: it shows the pipeline, not a sensible answer.
     model=tests/reference/data/models/llava-onevision-qwen-siglip
     picture=$(find tests/reference/data/traces/images -name '*.png' | sort | head -n 1)
-    set -- --working-directory tests/reference/data --max-new-tokens 24
+    set -- --max-new-tokens 24
     echo "note: the trained demo model is not in this checkout; the model used here has random weights"
 else
     set --
