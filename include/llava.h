@@ -77,11 +77,27 @@ typedef enum llava_status {
     LLAVA_INTERNAL = 9,      /* a defect in this library */
 } llava_status;
 
+/** Why a file was not taken. Numbers are never reused. */
+typedef enum llava_refusal {
+    LLAVA_REFUSAL_NONE = 0,         /* the failure is not about a file's content */
+    LLAVA_REFUSAL_CORRUPT = 1,      /* does not follow its format */
+    LLAVA_REFUSAL_FORBIDDEN = 2,    /* names code to run */
+    LLAVA_REFUSAL_INCONSISTENT = 3, /* its parts contradict each other */
+    LLAVA_REFUSAL_INVALID = 4,      /* a value of the wrong type or range */
+    LLAVA_REFUSAL_LIMIT = 5,        /* deeper, longer or larger than any sane file */
+    LLAVA_REFUSAL_MISSING = 6,      /* a file, tensor or field that is needed is not there */
+    LLAVA_REFUSAL_OUTSIDE = 7,      /* a path that leaves the checkpoint's directory */
+    LLAVA_REFUSAL_OVERFLOW = 8,     /* a number, or a product of numbers, too large */
+    LLAVA_REFUSAL_TRUNCATED = 9,    /* ends before what it announces */
+    LLAVA_REFUSAL_UNSUPPORTED = 10, /* valid perhaps, but nothing here loads it */
+} llava_refusal;
+
 #define LLAVA_ERROR_SIZE 1024
 
 /** Filled by a failed call. `message` is one sentence, NUL-terminated. */
 typedef struct llava_error {
     llava_status code;
+    llava_refusal refusal; /* beside LLAVA_IO, LLAVA_MALFORMED and LLAVA_UNSUPPORTED */
     char message[LLAVA_ERROR_SIZE];
 } llava_error;
 
@@ -104,6 +120,8 @@ typedef enum llava_dtype {
 
 LLAVA_API const char *llava_version(void);
 LLAVA_API const char *llava_status_name(llava_status status);
+/** "corrupt", "truncated", ...; "none" for LLAVA_REFUSAL_NONE. */
+LLAVA_API const char *llava_refusal_name(llava_refusal refusal);
 
 /* ---------------------------------------------------------------- loading */
 

@@ -28,18 +28,16 @@ count_tests() { # DIRECTORY
 import json, sys
 rows = [json.loads(line) for line in open(sys.argv[1])]
 bad = [row["name"] for row in rows if row["result"] not in ("OK", "EXPECTEDFAIL", "SKIP")]
-print(sum(row["result"] in ("OK", "EXPECTEDFAIL") for row in rows), len(bad), " ".join(bad))
+print(sum(row["result"] in ("OK", "EXPECTEDFAIL") for row in rows), len(bad), *bad, sep="\n")
 PY
-    ) || counts="0 1 testlog"
-    # shellcheck disable=SC2086
-    set -- $counts
-    passed=$((passed + $1))
-    failed=$((failed + $2))
-    shift 2
-    for name in "$@"; do
-        failures="$failures
-  $name"
-    done
+    ) || counts="0
+1
+the log of $1"
+    passed=$((passed + $(echo "$counts" | sed -n 1p)))
+    failed=$((failed + $(echo "$counts" | sed -n 2p)))
+    names=$(echo "$counts" | sed -n '3,$s/^/  /p')
+    [ -z "$names" ] || failures="$failures
+$names"
 }
 
 setup() { # DIRECTORY OPTION...

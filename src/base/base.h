@@ -26,6 +26,16 @@ static inline llava_status llava_same(llava_status code) { return code; }
 void llava_error_set(llava_error *err, llava_status code, const char *format, ...)
     LLAVA_PRINTF(3, 4);
 
+/** llava_fail() of a file that is not taken, with the class of the refusal. */
+#define llava_refuse(err, code, refusal, ...)                                                      \
+    (llava_error_refuse(err, code, refusal, __VA_ARGS__), llava_same(code))
+void llava_error_refuse(llava_error *err, llava_status code, llava_refusal refusal,
+                        const char *format, ...) LLAVA_PRINTF(4, 5);
+
+/** For readers of JSON and text files, where nearly every failure is of one class: gives an error
+ *  that names no class the one its status implies. Passes the status on. */
+llava_status llava_error_classify(llava_error *err, llava_status status);
+
 /** Puts text in front of an error already filled: "config.json: " + message. Gives code. */
 #define llava_fail_prefix(err, code, ...)                                                          \
     (llava_error_prefix(err, code, __VA_ARGS__), llava_same(code))

@@ -13,6 +13,8 @@
 
 static llava_status file_open(const char *path, int *fd, struct stat *info, llava_error *err) {
     *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+        return llava_refuse(err, LLAVA_IO, LLAVA_REFUSAL_MISSING, "%s: %s", path, strerror(errno));
     if (*fd < 0) return llava_fail(err, LLAVA_IO, "%s: %s", path, strerror(errno));
     if (fstat(*fd, info) != 0) {
         const int code = errno;
@@ -67,8 +69,8 @@ llava_status file_read(const char *path, size_t max_size, bytes *content, llava_
     llava_status status = LLAVA_OK;
     const size_t size = (size_t)info.st_size;
     if (size > max_size) {
-        status = llava_fail(err, LLAVA_UNSUPPORTED, "%s: expected at most %zu bytes, got %zu", path,
-                            max_size, size);
+        status = llava_refuse(err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_LIMIT,
+                              "%s: expected at most %zu bytes, got %zu", path, max_size, size);
         goto done;
     }
     if (!bytes_reserve(content, size)) {

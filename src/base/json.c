@@ -2,8 +2,14 @@
 #include "json.h"
 
 static llava_status json_fail(const char *what, const json_error_t *error, llava_error *err) {
-    return llava_fail(err, LLAVA_MALFORMED, "%s: not valid JSON at line %d, column %d: %s", what,
-                      error->line, error->column, error->text);
+    /* jansson's depth limit (2048), and numbers no double can hold */
+    const enum json_error_code code = json_error_code(error);
+    const llava_refusal refusal = code == json_error_stack_overflow     ? LLAVA_REFUSAL_LIMIT
+                                  : code == json_error_numeric_overflow ? LLAVA_REFUSAL_INVALID
+                                                                        : LLAVA_REFUSAL_CORRUPT;
+    return llava_refuse(err, LLAVA_MALFORMED, refusal,
+                        "%s: not valid JSON at line %d, column %d: %s", what, error->line,
+                        error->column, error->text);
 }
 
 #define LONG_DIGITS 19 /* from here on an integer may not fit 64 bits */
@@ -92,8 +98,8 @@ const char *json_kind(const json_t *value) {
 
 static llava_status wrong_kind(const char *what, const char *key, const char *expected,
                                const json_t *value, llava_error *err) {
-    return llava_fail(err, LLAVA_MALFORMED, "%s: \"%s\": expected %s, got %s", what, key, expected,
-                      json_kind(value));
+    return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_INVALID,
+                        "%s: \"%s\": expected %s, got %s", what, key, expected, json_kind(value));
 }
 
 llava_status json_get_i64(const json_t *object, const char *what, const char *key, int64_t fallback,

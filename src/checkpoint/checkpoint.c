@@ -111,21 +111,22 @@ static llava_status open_file(checkpoint *c, const char *directory, const char *
 
 static llava_status check_map(const json_t *map, const char *index, llava_error *err) {
     if (!json_is_object(map) || json_object_size(map) == 0)
-        return llava_fail(err, LLAVA_MALFORMED,
-                          "%s: \"weight_map\": expected an object with at least one tensor, got %s",
-                          index, json_is_object(map) ? "an empty one" : json_kind(map));
+        return llava_refuse(
+            err, LLAVA_MALFORMED, LLAVA_REFUSAL_MISSING,
+            "%s: \"weight_map\": expected an object with at least one tensor, got %s", index,
+            json_is_object(map) ? "an empty one" : json_kind(map));
     const char *name;
     json_t *file;
     json_object_foreach((json_t *)(uintptr_t)map, name, file) {
         if (!json_is_string(file))
-            return llava_fail(err, LLAVA_MALFORMED,
-                              "%s: \"weight_map\": tensor %s: expected a file name, got %s", index,
-                              name, json_kind(file));
+            return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_INVALID,
+                                "%s: \"weight_map\": tensor %s: expected a file name, got %s",
+                                index, name, json_kind(file));
         if (!path_is_plain_relative(json_string_value(file)))
-            return llava_fail(err, LLAVA_MALFORMED,
-                              "%s: \"weight_map\": tensor %s: the file name \"%s\" leaves the "
-                              "checkpoint's directory",
-                              index, name, json_string_value(file));
+            return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_OUTSIDE,
+                                "%s: \"weight_map\": tensor %s: the file name \"%s\" leaves the "
+                                "checkpoint's directory",
+                                index, name, json_string_value(file));
     }
     return LLAVA_OK;
 }
@@ -147,8 +148,9 @@ static llava_status open_shards(checkpoint *c, const char *directory, const char
         }
         const char *path = path_join(c->memory, directory, shard);
         if (path && !path_is_file(path)) {
-            status = llava_fail(err, LLAVA_IO, "%s: shard %s is missing, which holds tensor %s",
-                                index, shard, name);
+            status =
+                llava_refuse(err, LLAVA_IO, LLAVA_REFUSAL_MISSING,
+                             "%s: shard %s is missing, which holds tensor %s", index, shard, name);
             goto done;
         }
         LLAVA_TRY_DONE(open_file(c, directory, shard, map, err));
@@ -173,9 +175,9 @@ static llava_status check_all_found(const checkpoint *c, const char *index, cons
     json_t *file;
     json_object_foreach((json_t *)(uintptr_t)map, name, file) {
         if (!checkpoint_find(c, name))
-            return llava_fail(err, LLAVA_MALFORMED,
-                              "%s: tensor %s is not in the shard it is mapped to, %s", index, name,
-                              json_string_value(file));
+            return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_MISSING,
+                                "%s: tensor %s is not in the shard it is mapped to, %s", index,
+                                name, json_string_value(file));
     }
     return LLAVA_OK;
 }
@@ -210,10 +212,10 @@ static llava_status open_directory(checkpoint *c, llava_error *err) {
         return weight_files[i].is_index ? open_index(c, c->path, path, err)
                                         : open_single(c, c->path, weight_files[i].name, err);
     }
-    return llava_fail(err, LLAVA_IO,
-                      "%s: no weights: expected model.safetensors, pytorch_model.bin or an index "
-                      "of either",
-                      c->path);
+    return llava_refuse(err, LLAVA_IO, LLAVA_REFUSAL_MISSING,
+                        "%s: no weights: expected model.safetensors, pytorch_model.bin or an index "
+                        "of either",
+                        c->path);
 }
 
 /** A weight file, or an index, named itself. */
@@ -242,7 +244,8 @@ llava_status checkpoint_open(const char *path, checkpoint **out, llava_error *er
     else if (path_is_file(path))
         status = open_named_file(c, err);
     else
-        status = llava_fail(err, LLAVA_IO, "%s: no such file or directory", path);
+        status = llava_refuse(err, LLAVA_IO, LLAVA_REFUSAL_MISSING, "%s: no such file or directory",
+                              path);
 done:
     if (status == LLAVA_OK)
         *out = c;

@@ -49,23 +49,24 @@ llava_status pickle_find_global(pickle_machine *m, const char *module, const cha
     }
     const size_t size = strlen(name);
     if (strncmp(module, "torch", 5) == 0 && size > 7 && strcmp(name + size - 7, "Storage") == 0)
-        return llava_fail(m->err, LLAVA_UNSUPPORTED,
-                          "%s: storage class %.80s.%.80s is not supported", m->in->what, module,
-                          name);
-    return llava_fail(m->err, LLAVA_MALFORMED,
-                      "%s: forbidden: the pickle names %.80s.%.80s, which no state dict needs",
-                      m->in->what, module, name);
+        return llava_refuse(m->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: storage class %.80s.%.80s is not supported", m->in->what, module,
+                            name);
+    return llava_refuse(m->err, LLAVA_MALFORMED, LLAVA_REFUSAL_FORBIDDEN,
+                        "%s: forbidden: the pickle names %.80s.%.80s, which no state dict needs",
+                        m->in->what, module, name);
 }
 
 llava_status pickle_fail(pickle_machine *m, const char *problem) {
-    return llava_fail(m->err, LLAVA_MALFORMED, "%s: broken pickle at byte %zu: %s", m->in->what,
-                      m->position, problem);
+    return llava_refuse(m->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                        "%s: broken pickle at byte %zu: %s", m->in->what, m->position, problem);
 }
 
 llava_status pickle_new(pickle_machine *m, pickle_kind kind, pickle_value **value) {
     if (++m->n_values > PICKLE_MAX_VALUES)
-        return llava_fail(m->err, LLAVA_UNSUPPORTED, "%s: limit: more than %d values in one pickle",
-                          m->in->what, PICKLE_MAX_VALUES);
+        return llava_refuse(m->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_LIMIT,
+                            "%s: limit: more than %d values in one pickle", m->in->what,
+                            PICKLE_MAX_VALUES);
     *value = arena_alloc(m->in->memory, sizeof **value);
     if (!*value) return llava_fail_memory(m->err, sizeof **value, m->in->what);
     (*value)->kind = kind;
@@ -153,9 +154,9 @@ static llava_status memo_get(pickle_machine *m, size_t slot) {
 
 static llava_status take(pickle_machine *m, size_t size, const uint8_t **data) {
     if (size > m->in->size - m->position)
-        return llava_fail(m->err, LLAVA_MALFORMED,
-                          "%s: truncated pickle: %zu bytes wanted at byte %zu of %zu", m->in->what,
-                          size, m->position, m->in->size);
+        return llava_refuse(m->err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
+                            "%s: truncated pickle: %zu bytes wanted at byte %zu of %zu",
+                            m->in->what, size, m->position, m->in->size);
     *data = m->in->data + m->position;
     m->position += size;
     return LLAVA_OK;
@@ -209,9 +210,9 @@ static llava_status push_long(pickle_machine *m) {
     uint64_t size, number;
     LLAVA_TRY(take_number(m, 1, &size));
     if (size > 8)
-        return llava_fail(m->err, LLAVA_MALFORMED,
-                          "%s: overflow: an integer of %zu bytes at byte %zu, at most 8 are used",
-                          m->in->what, (size_t)size, m->position);
+        return llava_refuse(m->err, LLAVA_MALFORMED, LLAVA_REFUSAL_OVERFLOW,
+                            "%s: overflow: an integer of %zu bytes at byte %zu, at most 8 are used",
+                            m->in->what, (size_t)size, m->position);
     LLAVA_TRY(take_number(m, size, &number));
     if (size > 0 && size < 8 && number >> (8 * size - 1)) number |= ~(uint64_t)0 << (8 * size);
     return push_integer(m, (int64_t)number);
@@ -300,9 +301,9 @@ static llava_status build(pickle_machine *m) {
     LLAVA_TRY(pop(m, &state));
     LLAVA_TRY(top(m, &object));
     if (object->kind != PICKLE_DICT || state->kind != PICKLE_DICT)
-        return llava_fail(m->err, LLAVA_UNSUPPORTED,
-                          "%s: the pickle sets the state of an object that is not a dictionary",
-                          m->in->what);
+        return llava_refuse(m->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: the pickle sets the state of an object that is not a dictionary",
+                            m->in->what);
     return LLAVA_OK;
 }
 
@@ -402,9 +403,10 @@ static llava_status run(pickle_machine *m) {
         known = true;
         LLAVA_TRY(step_object(m, (uint8_t)opcode, &known));
         if (!known)
-            return llava_fail(m->err, LLAVA_UNSUPPORTED,
-                              "%s: pickle opcode 0x%02x at byte %zu is not one a state dict needs",
-                              m->in->what, (unsigned)opcode, m->position - 1);
+            return llava_refuse(
+                m->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                "%s: pickle opcode 0x%02x at byte %zu is not one a state dict needs", m->in->what,
+                (unsigned)opcode, m->position - 1);
     }
 }
 

@@ -11,7 +11,8 @@ static const pickle_value *argument(const pickle_value *arguments, size_t index,
 }
 
 static llava_status inconsistent(pickle_machine *m, const char *problem) {
-    return llava_fail(m->err, LLAVA_MALFORMED, "%s: inconsistent tensor: %s", m->in->what, problem);
+    return llava_refuse(m->err, LLAVA_MALFORMED, LLAVA_REFUSAL_INCONSISTENT,
+                        "%s: inconsistent tensor: %s", m->in->what, problem);
 }
 
 /* ---------------------------------------------------------------- storages */
@@ -79,8 +80,9 @@ static llava_status read_geometry(pickle_machine *m, const pickle_value *argumen
     if (shape->as.list.count != stride->as.list.count)
         return inconsistent(m, "as many strides as sizes are needed");
     if (shape->as.list.count > TENSOR_MAX_DIMS)
-        return llava_fail(m->err, LLAVA_UNSUPPORTED, "%s: a tensor of %zu dimensions, at most %d",
-                          m->in->what, shape->as.list.count, TENSOR_MAX_DIMS);
+        return llava_refuse(m->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_LIMIT,
+                            "%s: a tensor of %zu dimensions, at most %d", m->in->what,
+                            shape->as.list.count, TENSOR_MAX_DIMS);
     t->offset = offset->as.integer;
     t->n_dims = (int)shape->as.list.count;
     for (int i = 0; i < t->n_dims; i++) {
@@ -103,15 +105,16 @@ static llava_status check_bounds(pickle_machine *m, const pickle_tensor *t) {
     const int64_t count = tensor_count(&flat);
     int64_t n_bytes;
     if (count < 0 || __builtin_mul_overflow(count, (int64_t)dtype_size(t->dtype), &n_bytes))
-        return llava_fail(m->err, LLAVA_MALFORMED, "%s: overflow in a tensor's sizes", m->in->what);
+        return llava_refuse(m->err, LLAVA_MALFORMED, LLAVA_REFUSAL_OVERFLOW,
+                            "%s: overflow in a tensor's sizes", m->in->what);
     if (count == 0) return LLAVA_OK;
     int64_t last = t->offset;
     for (int i = 0; i < t->n_dims; i++) {
         int64_t reach;
         if (__builtin_mul_overflow(t->shape[i] - 1, t->stride[i], &reach) ||
             __builtin_add_overflow(last, reach, &last))
-            return llava_fail(m->err, LLAVA_MALFORMED, "%s: overflow in a tensor's strides",
-                              m->in->what);
+            return llava_refuse(m->err, LLAVA_MALFORMED, LLAVA_REFUSAL_OVERFLOW,
+                                "%s: overflow in a tensor's strides", m->in->what);
     }
     int64_t numel = t->storage->numel;
     if (t->storage->dtype == LLAVA_DTYPE_DEFAULT) numel /= (int64_t)dtype_size(t->dtype);
@@ -161,9 +164,9 @@ llava_status pickle_apply(pickle_machine *m, const pickle_global *global,
     switch (global->call) {
     case CALL_ORDERED_DICT:
         if (arguments->as.list.count != 0)
-            return llava_fail(m->err, LLAVA_UNSUPPORTED,
-                              "%s: an OrderedDict made from %zu arguments, expected none",
-                              m->in->what, arguments->as.list.count);
+            return llava_refuse(m->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                                "%s: an OrderedDict made from %zu arguments, expected none",
+                                m->in->what, arguments->as.list.count);
         return pickle_new(m, PICKLE_DICT, result);
     case CALL_REBUILD_TENSOR:
     case CALL_REBUILD_TENSOR_V2:
@@ -173,8 +176,8 @@ llava_status pickle_apply(pickle_machine *m, const pickle_global *global,
     case CALL_DEVICE: return pickle_new(m, PICKLE_NONE, result);
     case CALL_NONE: break;
     }
-    return llava_fail(m->err, LLAVA_UNSUPPORTED,
-                      "%s: the pickle calls %s.%s, which is not a function "
-                      "of state dicts",
-                      m->in->what, global->module, global->name);
+    return llava_refuse(m->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                        "%s: the pickle calls %s.%s, which is not a function "
+                        "of state dicts",
+                        m->in->what, global->module, global->name);
 }

@@ -92,43 +92,46 @@ static llava_status header_size(const file_map *map, const char *path, uint64_t 
                                 llava_error *err) {
     const uint64_t file_size = map->size;
     if (file_size < 8)
-        return llava_fail(err, LLAVA_MALFORMED,
-                          "%s: truncated: a safetensors file begins with 8 bytes of header length, "
-                          "this one has %llu",
-                          path, (unsigned long long)file_size);
+        return llava_refuse(
+            err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
+            "%s: truncated: a safetensors file begins with 8 bytes of header length, "
+            "this one has %llu",
+            path, (unsigned long long)file_size);
     uint64_t n = 0;
     for (int i = 7; i >= 0; i--) n = n << 8 | map->data[i];
     if (n > HEADER_MAX || n > file_size - 8) {
         const char *kind = foreign_kind(map);
         if (kind)
-            return llava_fail(err, LLAVA_UNSUPPORTED, "%s: expected a safetensors file, got %s",
-                              path, kind);
+            return llava_refuse(err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                                "%s: expected a safetensors file, got %s", path, kind);
         if (n > HEADER_MAX)
-            return llava_fail(err, LLAVA_MALFORMED,
-                              "%s: header length: expected at most %llu, got %llu", path,
-                              (unsigned long long)HEADER_MAX, (unsigned long long)n);
-        return llava_fail(err, LLAVA_MALFORMED,
-                          "%s: truncated: the header needs %llu bytes after the length, the file "
-                          "has %llu",
-                          path, (unsigned long long)n, (unsigned long long)(file_size - 8));
+            return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_LIMIT,
+                                "%s: header length: expected at most %llu, got %llu", path,
+                                (unsigned long long)HEADER_MAX, (unsigned long long)n);
+        return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
+                            "%s: truncated: the header needs %llu bytes after the length, the file "
+                            "has %llu",
+                            path, (unsigned long long)n, (unsigned long long)(file_size - 8));
     }
     if (n == 0 || map->data[8] != '{')
-        return llava_fail(err, LLAVA_MALFORMED, "%s: the header is not a JSON object", path);
+        return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                            "%s: the header is not a JSON object", path);
     *size = n;
     return LLAVA_OK;
 }
 
 static llava_status check_metadata(const parser *p, const json_t *metadata) {
     if (!json_is_object(metadata))
-        return llava_fail(p->err, LLAVA_MALFORMED, "%s: __metadata__: expected an object, got %s",
-                          p->path, json_kind(metadata));
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                            "%s: __metadata__: expected an object, got %s", p->path,
+                            json_kind(metadata));
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)metadata, key, value) {
         if (!json_is_string(value))
-            return llava_fail(p->err, LLAVA_MALFORMED,
-                              "%s: __metadata__: \"%s\": expected a string, got %s", p->path, key,
-                              json_kind(value));
+            return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                                "%s: __metadata__: \"%s\": expected a string, got %s", p->path, key,
+                                json_kind(value));
     }
     return LLAVA_OK;
 }
@@ -136,28 +139,28 @@ static llava_status check_metadata(const parser *p, const json_t *metadata) {
 static llava_status read_shape(const parser *p, const json_t *shape, entry *e) {
     tensor *t = &e->tensor.t;
     if (!json_is_array(shape))
-        return llava_fail(p->err, LLAVA_MALFORMED,
-                          "%s: tensor %s: shape: expected an array, got %s", p->path,
-                          e->tensor.name, json_kind(shape));
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                            "%s: tensor %s: shape: expected an array, got %s", p->path,
+                            e->tensor.name, json_kind(shape));
     const size_t n = json_array_size(shape);
     if (n > TENSOR_MAX_DIMS)
-        return llava_fail(p->err, LLAVA_UNSUPPORTED,
-                          "%s: tensor %s: expected at most %d dimensions, got %zu", p->path,
-                          e->tensor.name, TENSOR_MAX_DIMS, n);
+        return llava_refuse(p->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_LIMIT,
+                            "%s: tensor %s: expected at most %d dimensions, got %zu", p->path,
+                            e->tensor.name, TENSOR_MAX_DIMS, n);
     t->n_dims = (int)n;
     for (size_t i = 0; i < n; i++) {
         const json_t *side = json_array_get(shape, i);
         if (!json_is_integer(side) || json_integer_value(side) < 0)
-            return llava_fail(p->err, LLAVA_MALFORMED,
-                              "%s: tensor %s: shape: expected integers from 0 on, got %s", p->path,
-                              e->tensor.name,
-                              json_is_integer(side) ? "a negative one" : json_kind(side));
+            return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                                "%s: tensor %s: shape: expected integers from 0 on, got %s",
+                                p->path, e->tensor.name,
+                                json_is_integer(side) ? "a negative one" : json_kind(side));
         t->shape[i] = json_integer_value(side);
     }
     if (tensor_count(t) < 0)
-        return llava_fail(p->err, LLAVA_MALFORMED,
-                          "%s: tensor %s: the product of its shape overflows", p->path,
-                          e->tensor.name);
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_OVERFLOW,
+                            "%s: tensor %s: the product of its shape overflows", p->path,
+                            e->tensor.name);
     return LLAVA_OK;
 }
 
@@ -165,14 +168,14 @@ static llava_status read_offsets(const parser *p, const json_t *offsets, entry *
     const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
     if (!json_is_array(offsets) || json_array_size(offsets) != 2 || !json_is_integer(begin) ||
         !json_is_integer(end) || json_integer_value(begin) < 0)
-        return llava_fail(p->err, LLAVA_MALFORMED,
-                          "%s: tensor %s: data_offsets: expected two integers from 0 on", p->path,
-                          e->tensor.name);
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                            "%s: tensor %s: data_offsets: expected two integers from 0 on", p->path,
+                            e->tensor.name);
     if (json_integer_value(end) < json_integer_value(begin))
-        return llava_fail(p->err, LLAVA_MALFORMED,
-                          "%s: tensor %s: data_offsets: the end %lld lies before the begin %lld",
-                          p->path, e->tensor.name, (long long)json_integer_value(end),
-                          (long long)json_integer_value(begin));
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_INCONSISTENT,
+                            "%s: tensor %s: data_offsets: the end %lld lies before the begin %lld",
+                            p->path, e->tensor.name, (long long)json_integer_value(end),
+                            (long long)json_integer_value(begin));
     e->begin = (uint64_t)json_integer_value(begin);
     e->end = (uint64_t)json_integer_value(end);
     return LLAVA_OK;
@@ -183,30 +186,31 @@ static llava_status read_entry(const parser *p, const char *name, const json_t *
     e->tensor.name = arena_strdup(p->memory, name);
     if (!e->tensor.name) return llava_fail_memory(p->err, strlen(name), "a tensor's name");
     if (!json_is_object(value))
-        return llava_fail(p->err, LLAVA_MALFORMED, "%s: tensor %s: expected an object, got %s",
-                          p->path, name, json_kind(value));
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                            "%s: tensor %s: expected an object, got %s", p->path, name,
+                            json_kind(value));
     const char *dtype = json_string_value(json_object_get(value, "dtype"));
     if (!dtype)
-        return llava_fail(p->err, LLAVA_MALFORMED, "%s: tensor %s: \"dtype\" is missing", p->path,
-                          name);
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                            "%s: tensor %s: \"dtype\" is missing", p->path, name);
     const stored_dtype *stored = find_dtype(dtype);
     if (!stored)
-        return llava_fail(p->err, LLAVA_UNSUPPORTED, "%s: tensor %s: unknown dtype \"%.40s\"",
-                          p->path, name, dtype);
+        return llava_refuse(p->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: tensor %s: unknown dtype \"%.40s\"", p->path, name, dtype);
     e->tensor.stored = stored->name;
     e->tensor.t.dtype = stored->dtype;
     LLAVA_TRY(read_shape(p, json_object_get(value, "shape"), e));
     LLAVA_TRY(read_offsets(p, json_object_get(value, "data_offsets"), e));
     size_t n_bits;
     if (!size_mul((size_t)tensor_count(&e->tensor.t), stored->bits, &n_bits))
-        return llava_fail(p->err, LLAVA_MALFORMED, "%s: tensor %s: its size overflows", p->path,
-                          name);
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_OVERFLOW,
+                            "%s: tensor %s: its size overflows", p->path, name);
     if (n_bits % 8 || n_bits / 8 != e->end - e->begin) {
         char shape[128];
-        return llava_fail(p->err, LLAVA_MALFORMED,
-                          "%s: tensor %s: %s of %s needs %zu bytes, its data_offsets give %llu",
-                          p->path, name, tensor_shape_text(&e->tensor.t, shape, sizeof shape),
-                          stored->name, n_bits / 8, (unsigned long long)(e->end - e->begin));
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_INCONSISTENT,
+                            "%s: tensor %s: %s of %s needs %zu bytes, its data_offsets give %llu",
+                            p->path, name, tensor_shape_text(&e->tensor.t, shape, sizeof shape),
+                            stored->name, n_bits / 8, (unsigned long long)(e->end - e->begin));
     }
     e->tensor.t.n_bytes = n_bits / 8;
     return LLAVA_OK;
@@ -226,13 +230,13 @@ static llava_status place_entries(const parser *p, entry *entries, size_t count)
     for (size_t i = 0; i < count; i++) {
         entry *e = &entries[i];
         if (e->begin != at)
-            return llava_fail(p->err, LLAVA_MALFORMED,
-                              "%s: tensor %s begins at byte %llu of the data, expected %llu (%s)",
-                              p->path, e->tensor.name, (unsigned long long)e->begin,
-                              (unsigned long long)at, e->begin < at ? "an overlap" : "a gap");
+            return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_INCONSISTENT,
+                                "%s: tensor %s begins at byte %llu of the data, expected %llu (%s)",
+                                p->path, e->tensor.name, (unsigned long long)e->begin,
+                                (unsigned long long)at, e->begin < at ? "an overlap" : "a gap");
         if (e->end > p->data_size)
-            return llava_fail(
-                p->err, LLAVA_MALFORMED,
+            return llava_refuse(
+                p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
                 "%s: truncated: tensor %s ends at byte %llu of the data, the file has "
                 "%llu",
                 p->path, e->tensor.name, (unsigned long long)e->end,
@@ -241,9 +245,9 @@ static llava_status place_entries(const parser *p, entry *entries, size_t count)
         at = e->end;
     }
     if (at != p->data_size)
-        return llava_fail(p->err, LLAVA_MALFORMED,
-                          "%s: %llu bytes follow the last tensor, expected none", p->path,
-                          (unsigned long long)(p->data_size - at));
+        return llava_refuse(p->err, LLAVA_MALFORMED, LLAVA_REFUSAL_INCONSISTENT,
+                            "%s: %llu bytes follow the last tensor, expected none", p->path,
+                            (unsigned long long)(p->data_size - at));
     return LLAVA_OK;
 }
 
@@ -291,8 +295,8 @@ llava_status safetensors_parse(const file_map *map, const char *path, const char
                       .err = err};
     llava_status status = LLAVA_OK;
     if (!json_is_object(root))
-        status = llava_fail(err, LLAVA_MALFORMED, "%s: header: expected an object, got %s", path,
-                            json_kind(root));
+        status = llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                              "%s: header: expected an object, got %s", path, json_kind(root));
     else
         status = read_header(&p, root, list);
     json_decref(root);

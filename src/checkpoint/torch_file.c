@@ -35,9 +35,9 @@ static llava_status find_state(const torch_reader *r, const pickle_value *root,
                                const pickle_value **state) {
     static const char *const wrappers[] = {"state_dict", "model"};
     if (root->kind != PICKLE_DICT)
-        return llava_fail(r->err, LLAVA_UNSUPPORTED,
-                          "%s: expected a dictionary of tensors at the top, got something else",
-                          r->in.what);
+        return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: expected a dictionary of tensors at the top, got something else",
+                            r->in.what);
     *state = root;
     for (size_t i = 0; i < LLAVA_COUNT(wrappers); i++) {
         const pickle_value *inner = pickle_dict_get(root, wrappers[i]);
@@ -46,12 +46,12 @@ static llava_status find_state(const torch_reader *r, const pickle_value *root,
     for (size_t i = 0; i < (*state)->as.list.count; i += 2) {
         const pickle_value *key = (*state)->as.list.items[i];
         if (key->kind != PICKLE_STRING || key->as.string.size != strlen(key->as.string.data))
-            return llava_fail(r->err, LLAVA_UNSUPPORTED,
-                              "%s: a tensor whose name is not plain text", r->in.what);
+            return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                                "%s: a tensor whose name is not plain text", r->in.what);
         if ((*state)->as.list.items[i + 1]->kind != PICKLE_TENSOR)
-            return llava_fail(r->err, LLAVA_UNSUPPORTED,
-                              "%s: expected tensors only, entry \"%.200s\" is something else",
-                              r->in.what, key->as.string.data);
+            return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                                "%s: expected tensors only, entry \"%.200s\" is something else",
+                                r->in.what, key->as.string.data);
     }
     return LLAVA_OK;
 }
@@ -102,9 +102,9 @@ static llava_status place(const torch_reader *r, const char *name, const pickle_
         return LLAVA_OK;
     }
     if (to->n_bytes / GATHER_MAX_FACTOR > r->in.size)
-        return llava_fail(r->err, LLAVA_UNSUPPORTED,
-                          "%s: limit: tensor %s expands to %zu bytes, the file has %zu", r->in.what,
-                          name, to->n_bytes, r->in.size);
+        return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_LIMIT,
+                            "%s: limit: tensor %s expands to %zu bytes, the file has %zu",
+                            r->in.what, name, to->n_bytes, r->in.size);
     uint8_t *dense = arena_alloc(r->in.memory, to->n_bytes);
     if (!dense) return llava_fail_memory(r->err, to->n_bytes, name);
     gather(dense, first, from, count);
@@ -173,20 +173,22 @@ static llava_status open_archive(torch_reader *r, zip_source *source) {
         if (ends_with(source->directory.entries[i].name, "/data.pkl"))
             pickle = &source->directory.entries[i];
     if (!pickle)
-        return llava_fail(r->err, LLAVA_MALFORMED,
-                          "%s: missing data.pkl: a zip file, but not one of torch.save",
-                          r->in.what);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_MISSING,
+                            "%s: missing data.pkl: a zip file, but not one of torch.save",
+                            r->in.what);
     source->root =
         arena_strndup(r->in.memory, pickle->name, strlen(pickle->name) - strlen("/data.pkl"));
     if (!source->root) return llava_fail_memory(r->err, 0, r->in.what);
     if (root_entry(r, source, "constants.pkl"))
-        return llava_fail(r->err, LLAVA_UNSUPPORTED,
-                          "%s: a TorchScript archive, expected a state dict", r->in.what);
+        return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: a TorchScript archive, expected a state dict", r->in.what);
     const zip_entry *order = root_entry(r, source, "byteorder");
     if (order && order->data && !(order->size == 6 && memcmp(order->data, "little", 6) == 0))
-        return llava_fail(r->err, LLAVA_UNSUPPORTED, "%s: stored big-endian", r->in.what);
+        return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: stored big-endian", r->in.what);
     if (!pickle->data)
-        return llava_fail(r->err, LLAVA_UNSUPPORTED, "%s: data.pkl is compressed", r->in.what);
+        return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: data.pkl is compressed", r->in.what);
     r->pickle = pickle->data;
     r->pickle_size = pickle->size;
     return LLAVA_OK;
@@ -196,8 +198,9 @@ static llava_status storage_bytes(const torch_reader *r, const pickle_storage *s
                                   size_t *n_bytes) {
     const size_t element = s->dtype == LLAVA_DTYPE_DEFAULT ? 1 : dtype_size(s->dtype);
     if (!size_mul((size_t)numel, element, n_bytes))
-        return llava_fail(r->err, LLAVA_MALFORMED, "%s: overflow: storage %s of %lld elements",
-                          r->in.what, s->key, (long long)numel);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_OVERFLOW,
+                            "%s: overflow: storage %s of %lld elements", r->in.what, s->key,
+                            (long long)numel);
     return LLAVA_OK;
 }
 
@@ -207,17 +210,17 @@ static llava_status bind_zip(const torch_reader *r, pickle_storage *s) {
     if (!name) return llava_fail_memory(r->err, strlen(s->key), r->in.what);
     const zip_entry *entry = root_entry(r, r->source, name);
     if (!entry)
-        return llava_fail(r->err, LLAVA_MALFORMED, "%s: missing storage %s, which the pickle names",
-                          r->in.what, name);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_MISSING,
+                            "%s: missing storage %s, which the pickle names", r->in.what, name);
     if (!entry->data)
-        return llava_fail(r->err, LLAVA_UNSUPPORTED, "%s: storage %s is compressed", r->in.what,
-                          name);
+        return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: storage %s is compressed", r->in.what, name);
     size_t expected;
     LLAVA_TRY(storage_bytes(r, s, s->numel, &expected));
     if (expected != entry->size)
-        return llava_fail(r->err, LLAVA_MALFORMED,
-                          "%s: inconsistent storage %s: the pickle says %zu bytes, it has %zu",
-                          r->in.what, name, expected, entry->size);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_INCONSISTENT,
+                            "%s: inconsistent storage %s: the pickle says %zu bytes, it has %zu",
+                            r->in.what, name, expected, entry->size);
     s->data = entry->data;
     return LLAVA_OK;
 }
@@ -268,28 +271,31 @@ static const pickle_storage *find_key(pickle_storage **storages, size_t count, c
 static llava_status read_legacy_storage(const torch_reader *r, pickle_storage **storages,
                                         size_t count, const pickle_value *key, size_t *position) {
     if (key->kind != PICKLE_STRING)
-        return llava_fail(r->err, LLAVA_MALFORMED, "%s: corrupt list of storages", r->in.what);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                            "%s: corrupt list of storages", r->in.what);
     const pickle_storage *s = find_key(storages, count, key->as.string.data);
     if (!s)
-        return llava_fail(r->err, LLAVA_MALFORMED, "%s: storage %.80s is listed but never named",
-                          r->in.what, key->as.string.data);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_MISSING,
+                            "%s: storage %.80s is listed, its description is missing", r->in.what,
+                            key->as.string.data);
     int64_t numel;
     if (r->in.size - *position < sizeof numel)
-        return llava_fail(r->err, LLAVA_MALFORMED, "%s: truncated before storage %s", r->in.what,
-                          s->key);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
+                            "%s: truncated before storage %s", r->in.what, s->key);
     memcpy(&numel, r->in.data + *position, sizeof numel);
     *position += sizeof numel;
     if (numel != s->root_numel)
-        return llava_fail(r->err, LLAVA_MALFORMED,
-                          "%s: inconsistent storage %s: the pickle says %lld elements, it has %lld",
-                          r->in.what, s->key, (long long)s->root_numel, (long long)numel);
+        return llava_refuse(
+            r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_INCONSISTENT,
+            "%s: inconsistent storage %s: the pickle says %lld elements, it has %lld", r->in.what,
+            s->key, (long long)s->root_numel, (long long)numel);
     size_t n_bytes;
     LLAVA_TRY(storage_bytes(r, s, numel, &n_bytes));
     if (n_bytes > r->in.size - *position)
-        return llava_fail(r->err, LLAVA_MALFORMED,
-                          "%s: truncated: storage %s needs %zu bytes, %zu "
-                          "are left",
-                          r->in.what, s->key, n_bytes, r->in.size - *position);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
+                            "%s: truncated: storage %s needs %zu bytes, %zu "
+                            "are left",
+                            r->in.what, s->key, n_bytes, r->in.size - *position);
     bind_key(storages, count, s->key, r->in.data + *position, dtype_size(s->dtype));
     *position += n_bytes;
     return LLAVA_OK;
@@ -297,8 +303,8 @@ static llava_status read_legacy_storage(const torch_reader *r, pickle_storage **
 
 static llava_status bind_legacy(const torch_reader *r, pickle_storage *s) {
     if (!s->data)
-        return llava_fail(r->err, LLAVA_MALFORMED, "%s: missing storage %s, which the pickle names",
-                          r->in.what, s->key);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_MISSING,
+                            "%s: missing storage %s, which the pickle names", r->in.what, s->key);
     return LLAVA_OK;
 }
 
@@ -308,14 +314,16 @@ static llava_status read_legacy_head(const torch_reader *r, size_t *position) {
     *position = sizeof legacy_magic;
     LLAVA_TRY(pickle_read(&r->in, position, &protocol, r->err));
     if (protocol->kind != PICKLE_INT || protocol->as.integer != LEGACY_PROTOCOL)
-        return llava_fail(
-            r->err, LLAVA_UNSUPPORTED, "%s: legacy protocol %lld, expected %d", r->in.what,
-            protocol->kind == PICKLE_INT ? (long long)protocol->as.integer : -1, LEGACY_PROTOCOL);
+        return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: legacy protocol %lld, expected %d", r->in.what,
+                            protocol->kind == PICKLE_INT ? (long long)protocol->as.integer : -1,
+                            LEGACY_PROTOCOL);
     LLAVA_TRY(pickle_read(&r->in, position, &system, r->err));
     const pickle_value *little =
         system->kind == PICKLE_DICT ? pickle_dict_get(system, "little_endian") : NULL;
     if (!little || little->kind != PICKLE_BOOL || !little->as.flag)
-        return llava_fail(r->err, LLAVA_UNSUPPORTED, "%s: not stored little-endian", r->in.what);
+        return llava_refuse(r->err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: not stored little-endian", r->in.what);
     return LLAVA_OK;
 }
 
@@ -330,7 +338,8 @@ static llava_status read_legacy(torch_reader *r) {
     LLAVA_TRY(pickle_read(&in, &position, &root, r->err));
     LLAVA_TRY(pickle_read(&r->in, &position, &keys, r->err));
     if (keys->kind != PICKLE_SEQUENCE)
-        return llava_fail(r->err, LLAVA_MALFORMED, "%s: corrupt list of storages", r->in.what);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                            "%s: corrupt list of storages", r->in.what);
     if (found.count) qsort(found.items, found.count, sizeof *found.items, by_key);
     for (size_t i = 0; i < keys->as.list.count; i++)
         LLAVA_TRY(
@@ -344,6 +353,7 @@ llava_status torch_file_read(const uint8_t *data, size_t size, const char *what,
     *tensors = (torch_tensors){0};
     torch_reader reader = {.in = {data, size, what, memory, NULL}, .out = tensors, .err = err};
     if (!torch_file_probe(data, size))
-        return llava_fail(err, LLAVA_UNSUPPORTED, "%s: not a file of torch.save", what);
+        return llava_refuse(err, LLAVA_UNSUPPORTED, LLAVA_REFUSAL_UNSUPPORTED,
+                            "%s: not a file of torch.save", what);
     return data[0] == 'P' ? read_zip(&reader) : read_legacy(&reader);
 }

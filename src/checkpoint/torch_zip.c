@@ -41,9 +41,9 @@ static uint64_t number(const uint8_t *data, int n_bytes) {
 }
 
 static llava_status truncated(const zip_reader *r, const char *part) {
-    return llava_fail(r->err, LLAVA_MALFORMED,
-                      "%s: truncated zip file: %s lies outside its %zu bytes", r->what, part,
-                      r->size);
+    return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
+                        "%s: truncated zip file: %s lies outside its %zu bytes", r->what, part,
+                        r->size);
 }
 
 static bool inside(const zip_reader *r, uint64_t offset, uint64_t size) {
@@ -61,8 +61,8 @@ static llava_status find_end(const zip_reader *r, size_t *end) {
             return LLAVA_OK;
         }
     }
-    return llava_fail(r->err, LLAVA_MALFORMED,
-                      "%s: truncated zip file: no end record in its %zu bytes", r->what, r->size);
+    return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
+                        "%s: truncated zip file: no end record in its %zu bytes", r->what, r->size);
 }
 
 /** Number, size and place of the central directory, from the 64-bit records where they exist. */
@@ -144,10 +144,10 @@ static llava_status locate(const zip_reader *r, const zip_record *record, zip_en
     if (!inside(r, start, record->packed)) return truncated(r, record->name);
     if (record->method != 0 || (record->flags & 1u)) return LLAVA_OK; /* data stays NULL */
     if (record->packed != record->size)
-        return llava_fail(r->err, LLAVA_MALFORMED,
-                          "%s: inconsistent zip entry %s: stored as %llu bytes, said to be %llu",
-                          r->what, record->name, (unsigned long long)record->packed,
-                          (unsigned long long)record->size);
+        return llava_refuse(r->err, LLAVA_MALFORMED, LLAVA_REFUSAL_INCONSISTENT,
+                            "%s: inconsistent zip entry %s: stored as %llu bytes, said to be %llu",
+                            r->what, record->name, (unsigned long long)record->packed,
+                            (unsigned long long)record->size);
     entry->data = r->data + start;
     return LLAVA_OK;
 }
@@ -173,8 +173,9 @@ llava_status zip_open(const uint8_t *data, size_t size, const char *what, arena 
     qsort(directory->entries, count, sizeof *directory->entries, by_name);
     for (uint64_t i = 1; i < count; i++)
         if (strcmp(directory->entries[i - 1].name, directory->entries[i].name) == 0)
-            return llava_fail(err, LLAVA_MALFORMED, "%s: corrupt zip file: two entries named %s",
-                              what, directory->entries[i].name);
+            return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_CORRUPT,
+                                "%s: corrupt zip file: two entries named %s", what,
+                                directory->entries[i].name);
     return LLAVA_OK;
 }
 

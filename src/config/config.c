@@ -123,7 +123,7 @@ llava_status config_load(const config_request *request, llava_config **out, llav
         *out = config;
     else
         config_free(&config);
-    return status;
+    return llava_error_classify(err, status);
 }
 
 static llava_status parse_tower_only(llava_config *config, const char *config_json,

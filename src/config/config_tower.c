@@ -269,7 +269,7 @@ static llava_status check_selection(const llava_config *config, llava_error *err
                       (long long)mm->select_layer, (long long)n_states);
 }
 
-llava_status config_check_with_tower(llava_config *config, llava_error *err) {
+static llava_status check_with_tower(llava_config *config, llava_error *err) {
     mm_config *mm = &config->mm;
     const tower_config *tower = &config->tower;
     if (mm->s2 && tower->kind == TOWER_SIGLIP) {
@@ -294,6 +294,10 @@ llava_status config_check_with_tower(llava_config *config, llava_error *err) {
                           "give %lld channels, got %lld",
                           (long long)width, (long long)mm->mm_hidden_size);
     return LLAVA_OK;
+}
+
+llava_status config_check_with_tower(llava_config *config, llava_error *err) {
+    return llava_error_classify(err, check_with_tower(config, err));
 }
 
 /** The same name, or a path of some other machine that ends in the published name's last part. */

@@ -15,6 +15,7 @@
 typedef struct wire {
     const uint8_t *at, *end;
     bool broken;
+    bool truncated; /* broken because it ends too early */
 } wire;
 
 typedef struct wire_field {
@@ -27,7 +28,10 @@ typedef struct wire_field {
 static uint64_t wire_varint(wire *w) {
     uint64_t value = 0;
     for (unsigned shift = 0; shift < 64; shift += 7) {
-        if (w->at == w->end) break;
+        if (w->at == w->end) {
+            w->truncated = true;
+            break;
+        }
         const uint8_t byte = *w->at++;
         value |= (uint64_t)(byte & 0x7f) << shift;
         if (byte < 0x80) return value;
@@ -38,7 +42,7 @@ static uint64_t wire_varint(wire *w) {
 
 static uint64_t wire_fixed(wire *w, size_t n_bytes) {
     if ((size_t)(w->end - w->at) < n_bytes) {
-        w->broken = true;
+        w->broken = w->truncated = true;
         return 0;
     }
     uint64_t value = 0;
@@ -52,6 +56,7 @@ static bool wire_next(wire *w, wire_field *field) {
     *field = (wire_field){0};
     if (w->broken || w->at == w->end) return false;
     const uint64_t key = wire_varint(w);
+    if (w->broken) return false;
     field->type = (uint32_t)key & 7;
     field->number = (uint32_t)(key >> 3);
     switch (field->type) {
@@ -61,10 +66,10 @@ static bool wire_next(wire *w, wire_field *field) {
     case 2: {
         const uint64_t size = wire_varint(w);
         if (size > (uint64_t)(w->end - w->at)) {
-            w->broken = true;
+            w->broken = w->truncated = true;
             break;
         }
-        field->message = (wire){w->at, w->at + size, false};
+        field->message = (wire){w->at, w->at + size, false, false};
         w->at += size;
         break;
     }
@@ -165,9 +170,9 @@ static llava_status count_pieces(wire file, const char *what, size_t *count, lla
     while (wire_next(&file, &field))
         if (field.number == 1 && field.type == 2) ++*count;
     if (file.broken)
-        return llava_fail(err, LLAVA_MALFORMED,
-                          "%s: not a SentencePiece model: broken protobuf after %zu pieces", what,
-                          *count);
+        return llava_refuse(
+            err, LLAVA_MALFORMED, file.truncated ? LLAVA_REFUSAL_TRUNCATED : LLAVA_REFUSAL_CORRUPT,
+            "%s: not a SentencePiece model: broken protobuf after %zu pieces", what, *count);
     if (!*count || *count > MAX_PIECES)
         return llava_fail(err, LLAVA_MALFORMED,
                           "%s: not a SentencePiece model: %zu pieces, expected 1 to %zu", what,
@@ -295,7 +300,7 @@ llava_status spm_parse(const uint8_t *data, size_t size, const char *what, spm_m
     model->unk_surface = span_of(" \xe2\x81\x87 ");
     model->unk_piece = span_of("<unk>");
     for (int byte = 0; byte < 256; byte++) model->bytes[byte] = -1;
-    const llava_status status = spm_fill(model, (wire){data, data + size, false}, what, err);
+    const llava_status status = spm_fill(model, (wire){data, data + size, false, false}, what, err);
     if (status != LLAVA_OK) spm_free(&model);
     *out = model;
     return status;

@@ -262,5 +262,5 @@ llava_status tokenizer_open(const tokenizer_request *request, llava_tokenizer **
     if (status != LLAVA_OK) tokenizer_free(out);
     tokenizer_metadata_free(&r.metadata);
     arena_free(&r.memory);
-    return status;
+    return llava_error_classify(err, status);
 }

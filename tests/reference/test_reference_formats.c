@@ -107,7 +107,14 @@ static llava_status try_checkpoint(const char *path, llava_error *err) {
 static llava_status try_config(const char *path, llava_error *err) {
     const config_request request = {.directory = path, .model_name = "llava"};
     llava_config *config = NULL;
-    const llava_status status = config_load(&request, &config, err);
+    llava_status status = config_load(&request, &config, err);
+    if (status == LLAVA_OK && config->mm.vision_tower[0]) {
+        /* the names of towers are relative to the folder of the whole data */
+        arena *memory = arena_new();
+        const char *tower = path_join(memory, reference_folder(), config->mm.vision_tower);
+        status = config_read_tower(config, tower, err);
+        arena_free(&memory);
+    }
     config_free(&config);
     return status;
 }
@@ -134,6 +141,13 @@ static const struct {
     {"config/", try_config},          {"tokenizer/", try_tokenizer},
 };
 
+/* A file that may be read or refused needs no class; a refusal must give the expected one. */
+static bool right_class(const json_t *item, const llava_error *err) {
+    const char *class = json_string_value(json_object_get(item, "error"));
+    return !class || strcmp(json_string_value(json_object_get(item, "expect")), "reject") != 0 ||
+           strcmp(class, llava_refusal_name(err->refusal)) == 0;
+}
+
 static void check_broken_case(reference_count *count, const char *path, const json_t *item) {
     const char *name = json_string_value(json_object_get(item, "path"));
     const char *expect = json_string_value(json_object_get(item, "expect"));
@@ -148,6 +162,10 @@ static void check_broken_case(reference_count *count, const char *path, const js
             reference_fail(count, name, "refused: %s", err.message);
         else if (status != LLAVA_OK && !err.message[0])
             reference_fail(count, name, "refused without a message");
+        else if (status != LLAVA_OK && !right_class(item, &err))
+            reference_fail(count, name, "refused as %s, expected %s: %s",
+                           llava_refusal_name(err.refusal),
+                           json_string_value(json_object_get(item, "error")), err.message);
         else
             reference_pass(count);
         return;
@@ -155,14 +173,28 @@ static void check_broken_case(reference_count *count, const char *path, const js
     reference_skip(count, name, "no reader for this kind of file");
 }
 
+/* One expected list of tensors has a name with a NUL, which is no key for jansson: it is written
+ * as another control character first. The lists of tensors are not compared here. */
+static llava_status read_expected(const char *path, json_t **root, llava_error *err) {
+    bytes text = {0};
+    llava_status status = file_read(path, (size_t)64 << 20, &text, err);
+    if (status == LLAVA_OK) {
+        for (size_t i = 0; i + 6 <= text.size; i++)
+            if (memcmp(text.data + i, "\\u0000", 6) == 0) text.data[i + 5] = '1';
+        status = json_read_text((const char *)text.data, text.size, path, root, err);
+    }
+    bytes_free(&text);
+    return status;
+}
+
 static bool check_broken(arena *memory, const char *formats) {
     reference_count count = {.folder = "formats/broken"};
     const char *folder = path_join(memory, formats, "broken");
     json_t *root;
     llava_error err;
-    if (json_read_file(path_join(memory, folder, "expected.json"), &root, &err) != LLAVA_OK) {
-        printf("formats/broken: not in this folder\n");
-        return true;
+    if (read_expected(path_join(memory, folder, "expected.json"), &root, &err) != LLAVA_OK) {
+        printf("formats/broken: %s\n", err.message);
+        return false;
     }
     const json_t *cases = json_object_get(root, "cases");
     for (size_t i = 0; i < json_array_size(cases); i++) {
