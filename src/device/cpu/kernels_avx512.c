@@ -178,18 +178,36 @@ static void avx512_pack_bf16_pairs(const pack_args *args) {
 
 void kernels_fill_avx512(kernels *table) {
     table->tile_columns = TILE_VECTORS * LANES;
-#define SET(name) table->name = avx512_##name;
-    SET(gemm_f32)
-    SET(pack_f32)
-    SET(pack_f16)
-    SET(pack_bf16)
-    SET(pack_bf16_pairs)
-    SET(dot_f32)
-    SET(dot_f16)
-    SET(dot_bf16)
-    SET(epilogue) SET(widen_f16) SET(widen_bf16) SET(narrow_f16) SET(narrow_bf16) SET(round_bf16)
-        SET(softmax_step) SET(sum) SET(sum_squares) SET(normalize) SET(rope) SET(silu) SET(gelu)
-            SET(gelu_tanh) SET(quick_gelu) SET(relu) SET(relu2) SET(tanh) SET(sigmoid) SET(multiply)
-                SET(add_scaled) SET(scale)
+#define SET(name) table->name = avx512_##name
+    SET(gemm_f32);
+    SET(pack_f32);
+    SET(pack_f16);
+    SET(pack_bf16);
+    SET(pack_bf16_pairs);
+    SET(dot_f32);
+    SET(dot_f16);
+    SET(dot_bf16);
+    SET(epilogue);
+    SET(widen_f16);
+    SET(widen_bf16);
+    SET(narrow_f16);
+    SET(narrow_bf16);
+    SET(round_bf16);
+    SET(softmax_step);
+    SET(sum);
+    SET(sum_squares);
+    SET(normalize);
+    SET(rope);
+    SET(silu);
+    SET(gelu);
+    SET(gelu_tanh);
+    SET(quick_gelu);
+    SET(relu);
+    SET(relu2);
+    SET(tanh);
+    SET(sigmoid);
+    SET(multiply);
+    SET(add_scaled);
+    SET(scale);
 #undef SET
 }
