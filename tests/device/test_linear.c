@@ -5,6 +5,7 @@
  */
 #include <pthread.h>
 
+#include "device/cpu/cpu.h"
 #include "device_check.h"
 
 /** Of the sum of magnitudes: rounding of float32 sums. */
@@ -256,6 +257,34 @@ static void test_beside(void **state) {
     each_level(check_beside);
 }
 
+#define TRIES 1000
+
+/** Every thread has a part of the scratch; large products use all of them. Which thread takes which
+ *  task is chance, so it is enough that each is seen once. */
+static void test_threads(void **state) {
+    (void)state;
+    for (int form = LINEAR_PANEL; form <= LINEAR_DOT; form++) {
+        device *d = open_level(2, "c");
+        const linear_case c = {
+            .m = 16, .k = 512, .n = 2048, .dtype = LLAVA_DTYPE_F32, .form = (linear_form)form};
+        linear_data data = make_data(&c);
+        float *dst = array_new((size_t)(c.m * c.n), sizeof *dst);
+        bool used = false;
+        for (int i = 0; i < TRIES && !used; i++) {
+            cpu_scratch *scratch = cpu_scratch_take(d);
+            float *second = scratch->threads + scratch->thread_floats;
+            memset(second, 0, (size_t)scratch->thread_floats * sizeof *second);
+            cpu_scratch_give(d, scratch);
+            run_linear(d, &c, &data, 0, c.m, dst);
+            for (int64_t j = 0; j < scratch->thread_floats && !used; j++) used = second[j] != 0;
+        }
+        assert_true(used);
+        free(dst);
+        free_data(&data);
+        device_close(&d);
+    }
+}
+
 static void test_opening(void **state) {
     (void)state;
     device *d;
@@ -279,7 +308,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_opening), cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_parts),   cmocka_unit_test(test_reserved),
-        cmocka_unit_test(test_beside),
+        cmocka_unit_test(test_beside),  cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -246,6 +246,8 @@ void cpu_linear(device *d, const linear_args *args) {
                       .args = args,
                       .kind = choose_kind(cpu_kernels(d), args),
                       .x_stride = args->w->n_cols};
+    job.n_threads = cpu_threads_for(d, (double)args->n_rows * (double)args->w->n_rows *
+                                           (double)args->w->n_cols);
     job.scratch = cpu_scratch_take(d);
     int64_t rows = args->n_rows;
     bool rounds = args->bf16_inputs && args->w->n_cols > 0;
