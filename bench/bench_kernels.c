@@ -16,6 +16,7 @@
 #include "limits.h"
 
 #define MAX_ROUNDS 101
+#define COLD_BYTES ((size_t)768 << 20)
 
 typedef struct options {
     int n_threads, rounds;
@@ -274,7 +275,7 @@ int main(int argc, char **argv) {
     input = dev->ops->alloc(dev, SCRATCH_FLOATS * sizeof(float));
     output = dev->ops->alloc(dev, SCRATCH_FLOATS * sizeof(float));
     extra = dev->ops->alloc(dev, SCRATCH_FLOATS * sizeof(float));
-    if (!input || !output || !extra || !limits_start()) {
+    if (!input || !output || !extra || !limits_start(COLD_BYTES)) {
         fprintf(stderr, "not enough memory\n");
         return 1;
     }

@@ -30,6 +30,7 @@ typedef enum command_id {
     CMD_VERIFY = 1 << 6,
     CMD_CONVERT = 1 << 7,
     CMD_PULL = 1 << 8,
+    CMD_BENCH = 1 << 9,
 } command_id;
 
 /** A repeatable option's values, in order; the strings belong to argv. */
@@ -45,8 +46,9 @@ typedef struct cli_args {
     text_list images, stop, stop_ids;
     const char *conv_mode, *system;
     const char *data, *output, *reference, *image_size;
-    int64_t parallel, context_tokens;
-    bool raw, json, stats, print_prompt, decode, prompt, help;
+    const char *dummy, *tiles, *prompts, *contexts;
+    int64_t parallel, context_tokens, repeat;
+    bool raw, json, stats, print_prompt, decode, prompt, no_question, help;
     text_list words; /* what is no option */
 } cli_args;
 
@@ -73,6 +75,7 @@ int cmd_templates(const cli_args *args);
 int cmd_verify(const cli_args *args);
 int cmd_convert(const cli_args *args);
 int cmd_pull(const cli_args *args);
+int cmd_bench(const cli_args *args);
 
 /** Fills the hub_* options that the command line left open from the environment variables that
  *  huggingface_hub knows. The strings live as long as the process. */

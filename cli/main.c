@@ -53,6 +53,11 @@ const cli_command cli_commands[] = {
      "Downloads what loading needs of each repository, resuming what was interrupted, and prints\n"
      "the directory it lies in. A private or gated repository needs HF_TOKEN.",
      "llava pull lmms-lab/llava-onevision-qwen2-0.5b-ov", 1, SIZE_MAX, cmd_pull},
+    {CMD_BENCH, "bench", "MODEL | --dummy CONFIG.json [OPTIONS]", "how fast each stage is",
+     "Times loading, tower and projector, prompts, generating and a whole question, each beside\n"
+     "what this machine could do at all (arithmetic from registers, reading from memory), sampled\n"
+     "in the same run. With --dummy the weights are random numbers in the shapes of CONFIG.json.",
+     "llava bench models/demo --torch-dtype bfloat16", 0, 1, cmd_bench},
 };
 const size_t cli_command_count = LLAVA_COUNT(cli_commands);
 

@@ -68,7 +68,7 @@ bool cli_on_progress(void *user, uint64_t done, uint64_t total, const char *what
 llava_load_options cli_load_options(const cli_args *args, cli_progress *bar) {
     llava_load_options options = args->load;
     *bar = (cli_progress){.visible = isatty(STDERR_FILENO)};
-    options.model_path = args->words.items[0];
+    options.model_path = args->words.count ? args->words.items[0] : NULL;
     options.progress = cli_on_progress;
     options.progress_user = bar;
     cli_catch_interrupt(NULL);

@@ -10,7 +10,7 @@
 #include "cli.h"
 #include "tensor/tensor.h"
 
-#define MODEL     (CMD_RUN | CMD_CHAT | CMD_BATCH | CMD_INFO | CMD_TOKENIZE | CMD_CONVERT)
+#define MODEL     (CMD_RUN | CMD_CHAT | CMD_BATCH | CMD_INFO | CMD_TOKENIZE | CMD_CONVERT | CMD_BENCH)
 #define ANSWER    (CMD_RUN | CMD_CHAT | CMD_BATCH)
 #define HUB       (MODEL | CMD_PULL)
 #define ALL       (MODEL | CMD_TEMPLATES | CMD_VERIFY | CMD_PULL)
@@ -53,7 +53,7 @@ const cli_option cli_options[] = {
 
     /* the prompt */
     {"image", "FILE", "picture to attach; may be repeated, kept in order", NULL, OPTION_LIST,
-     AT(images), 0, 0, CMD_RUN | CMD_CHAT},
+     AT(images), 0, 0, CMD_RUN | CMD_CHAT | CMD_BENCH},
     {"conv-mode", "NAME", "conversation template, or 'checkpoint' for its own (default: chosen)",
      NULL, OPTION_TEXT, AT(conv_mode), 0, 0, ANSWER},
     {"system", "TEXT", "system message in place of the template's own", NULL, OPTION_TEXT,
@@ -105,6 +105,20 @@ const cli_option cli_options[] = {
     {"parallel", "N", "questions answered at a time (default 4)", NULL, OPTION_I64, AT(parallel), 1,
      1024, CMD_BATCH},
 
+    /* bench */
+    {"dummy", "FILE", "a config.json; random weights of its shapes in place of MODEL", NULL,
+     OPTION_TEXT, AT(dummy), 0, 0, CMD_BENCH},
+    {"tiles", "LIST", "tower inputs at a time (default 1,5; 0 for none)", NULL, OPTION_TEXT,
+     AT(tiles), 0, 0, CMD_BENCH},
+    {"prompts", "LIST", "lengths of prompts (default 512,2048; 0 for none)", NULL, OPTION_TEXT,
+     AT(prompts), 0, 0, CMD_BENCH},
+    {"contexts", "LIST", "tokens in the cache while generating (default 64,2048; 0 for none)", NULL,
+     OPTION_TEXT, AT(contexts), 0, 0, CMD_BENCH},
+    {"no-question", NULL, "leave out the whole question", NULL, OPTION_FLAG, AT(no_question), 0, 0,
+     CMD_BENCH},
+    {"repeat", "N", "runs of each stage, whose median counts (default 3)", NULL, OPTION_I64,
+     AT(repeat), 1, 101, CMD_BENCH},
+
     /* the rest */
     {"image-size", "WxH", "count the tokens of a picture of this size", NULL, OPTION_TEXT,
      AT(image_size), 0, 0, CMD_INFO},
@@ -117,7 +131,7 @@ const cli_option cli_options[] = {
     {"stats", NULL, "print times and tokens per second to stderr", NULL, OPTION_FLAG, AT(stats), 0,
      0, ANSWER},
     {"json", NULL, "one JSON document in place of text", NULL, OPTION_FLAG, AT(json), 0, 0,
-     CMD_RUN | CMD_INFO | CMD_TEMPLATES | CMD_VERIFY},
+     CMD_RUN | CMD_INFO | CMD_TEMPLATES | CMD_VERIFY | CMD_BENCH},
     {"help", NULL, "print this help", NULL, OPTION_FLAG, AT(help), 0, 0, ALL},
 };
 const size_t cli_option_count = LLAVA_COUNT(cli_options);

@@ -9,14 +9,12 @@
 #include <immintrin.h>
 #endif
 
-#define BUFFER_BYTES ((size_t)768 << 20)
-#define READ_BYTES   ((size_t)256 << 20)
-#define MAX_THREADS  256
+#define MAX_THREADS 256
 
 bool limits_use_cpu_time;
 
 static uint8_t *buffer;
-static size_t cold_at;
+static size_t buffer_bytes, cold_at;
 
 typedef struct sample {
     limit_kind kind;
@@ -119,7 +117,7 @@ static void run_sample(void *user, int64_t index) {
 }
 
 static double rate_once(limit_kind kind, int n_threads, int64_t n) {
-    sample s = {.kind = kind, .n = n, .part = READ_BYTES / (size_t)n_threads};
+    sample s = {.kind = kind, .n = n, .part = LIMITS_READ_BYTES / (size_t)n_threads};
     const double start = limits_ms();
     parallel_for(n_threads, n_threads, run_sample, &s);
     const double seconds = (limits_ms() - start) * 1e-3;
@@ -129,6 +127,7 @@ static double rate_once(limit_kind kind, int n_threads, int64_t n) {
 }
 
 double limit_sample(limit_kind kind, int n_threads) {
+    n_threads = (int)i64_min(n_threads, MAX_THREADS);
     double best = 0;
     for (int i = 0; i < 3; i++) {
         const double rate = rate_once(kind, n_threads, 300000);
@@ -143,24 +142,31 @@ const char *limit_name(limit_kind kind) {
 }
 
 const void *limits_cold(size_t n_bytes) {
-    if (n_bytes > BUFFER_BYTES) return NULL;
-    if (cold_at + n_bytes > BUFFER_BYTES) cold_at = 0;
+    if (n_bytes > buffer_bytes) return NULL;
+    if (cold_at + n_bytes > buffer_bytes) cold_at = 0;
     const void *at = buffer + cold_at;
     cold_at += (n_bytes + 63) / 64 * 64;
     return at;
 }
 
-bool limits_start(void) {
-    buffer = mmap(NULL, BUFFER_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (buffer == MAP_FAILED) return false;
-    madvise(buffer, BUFFER_BYTES, MADV_HUGEPAGE);
+bool limits_start(size_t n_bytes) {
+    buffer_bytes = n_bytes;
+    buffer = mmap(NULL, buffer_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (buffer == MAP_FAILED) {
+        buffer = NULL;
+        return false;
+    }
+    madvise(buffer, buffer_bytes, MADV_HUGEPAGE);
     /* halves around 1 in float16 and bfloat16, and sane floats */
     uint32_t *words = (uint32_t *)buffer, state = 1;
-    for (size_t i = 0; i < BUFFER_BYTES / 4; i++) {
+    for (size_t i = 0; i < buffer_bytes / 4; i++) {
         state = state * 1664525u + 1013904223u;
         words[i] = 0x3c003c00u | (state & 0x807f807fu);
     }
     return true;
 }
 
-void limits_end(void) { munmap(buffer, BUFFER_BYTES); }
+void limits_end(void) {
+    if (buffer) munmap(buffer, buffer_bytes);
+    buffer = NULL;
+}

@@ -19,8 +19,11 @@ typedef enum limit_kind {
 extern bool limits_use_cpu_time;
 double limits_ms(void);
 
-/** Prepares a buffer larger than the caches; false when there is no memory. */
-bool limits_start(void);
+#define LIMITS_READ_BYTES ((size_t)256 << 20) /* what a sample of LIMIT_READ reads */
+
+/** Prepares a buffer of at least LIMITS_READ_BYTES, larger than the caches; false when there is no
+ *  memory. */
+bool limits_start(size_t n_bytes);
 void limits_end(void);
 double limit_sample(limit_kind kind, int n_threads);
 const char *limit_name(limit_kind kind);

@@ -14,7 +14,6 @@
 #include "question.h"
 #include "settings.h"
 
-#define STEP_ROWS       512       /* most rows of one step: prompt chunks and generated rows */
 #define STEP_LOGIT_ROWS BEAMS_MAX /* most rows of one step whose logits are wanted */
 
 typedef enum session_state {

@@ -47,6 +47,8 @@ size_t sampler_work_bytes(int64_t n_vocab);
 
 /* ---------------------------------------------------------------- the engine */
 
+#define STEP_ROWS 512 /* most rows of one step: prompt chunks and generated rows */
+
 llava_status context_new(const llava_loaded *loaded, const llava_context_options *options,
                          llava_context **out, llava_error *err);
 void context_free(llava_context **context);

@@ -52,7 +52,7 @@ static void cast_chunk(void *user, int64_t index) {
     job->overflows[index] = count_overflows(job, first, n);
 }
 
-static llava_status own(llava_model *model, void *memory, size_t n_bytes, llava_error *err) {
+llava_status own_weight(llava_model *model, void *memory, size_t n_bytes, llava_error *err) {
     if (model->n_owned == model->owned_capacity) {
         const size_t capacity = model->owned_capacity ? 2 * model->owned_capacity : 64;
         void **owned = realloc(model->owned, capacity * sizeof *owned);
@@ -75,7 +75,7 @@ static llava_status cast_one(llava_model *model, weight *w, const char *name, ui
     const size_t n_bytes = (size_t)count * dtype_size(to);
     uint8_t *memory = model->dev->ops->alloc(model->dev, n_bytes);
     if (!memory) return llava_fail_memory(err, n_bytes, name);
-    LLAVA_TRY(own(model, memory, n_bytes, err));
+    LLAVA_TRY(own_weight(model, memory, n_bytes, err));
     cast_job job = {.dst = memory,
                     .src = w->data,
                     .to = to,
@@ -102,7 +102,7 @@ static llava_status merge_one(llava_model *model, const bind_entry *e, uint64_t 
     if (status == LLAVA_OK) {
         *w = (weight){
             .dtype = LLAVA_DTYPE_F32, .n_rows = w->n_rows, .n_cols = w->n_cols, .data = merged};
-        if (model->compute == LLAVA_DTYPE_F32) return own(model, merged, n_bytes, err);
+        if (model->compute == LLAVA_DTYPE_F32) return own_weight(model, merged, n_bytes, err);
         status = cast_one(model, w, e->suffix, overflows, err);
     }
     model->dev->ops->release(model->dev, merged);

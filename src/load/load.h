@@ -39,6 +39,12 @@ typedef struct tower_request {
 llava_status load_tower_only(const tower_request *request, llava_model **model,
                              llava_image_processor **processor, llava_error *err);
 
+/** Random weights in the shapes of options->customized_config, made in memory in torch_dtype; paths
+ *  start from model_path. For measuring: answers mean nothing, and there is no tokenizer.
+ *  *processor is NULL for a plain language model. */
+llava_status load_dummy(const llava_load_options *options, llava_model **model,
+                        llava_image_processor **processor, llava_error *err);
+
 /** Where mm_vision_tower's directory is: working_directory (or the process's), the checkpoint's
  *  own directory, then up to three of its parents. NULL when nowhere. */
 const char *load_find_tower(arena *memory, const char *name, const char *working_directory,

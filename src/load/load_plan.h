@@ -60,6 +60,8 @@ void bind_tower(binder *b, llava_model *model);
 
 /** Format a weight is kept in: as stored where that loses nothing against torch_dtype. */
 llava_dtype cast_target(llava_dtype compute, llava_dtype stored);
+/** The model releases memory when it ends; on failure it is released at once. */
+llava_status own_weight(llava_model *model, void *memory, size_t n_bytes, llava_error *err);
 /** Merges an adapter's change into a weight in float32; the result is float32. */
 llava_status merge_lora(const llava_model *model, const bind_entry *e, float *merged,
                         llava_error *err);
