@@ -87,7 +87,7 @@ double bench_token_bytes(const llava_model *model, int64_t context) {
         const decoder_layer *layer = &model->decoder.layers[l];
         const double size = (double)dtype_size(layer->q.w.dtype);
         n_bytes += size * (size_of(&layer->q.w) + size_of(&layer->k.w) + size_of(&layer->v.w) +
-                         size_of(&layer->o.w) + mlp_size(lm, layer));
+                           size_of(&layer->o.w) + mlp_size(lm, layer));
     }
     return n_bytes + (double)context * (double)kv_bytes_per_token(model);
 }

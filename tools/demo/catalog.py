@@ -14,12 +14,6 @@ SKIPPED_GROUPS = {"Symbols", "Flags", "Component"}
 SKIPPED_HEARTS = {"red heart", "orange heart", "yellow heart", "green heart", "blue heart", "purple heart",
                   "brown heart", "black heart", "white heart"}
 
-# Objects of scenes with several things in them: these groups are easy to tell apart at a small size.
-COMMON_SUBGROUPS = {
-    "animal-mammal", "animal-bird", "animal-amphibian", "animal-reptile", "animal-marine", "animal-bug", "plant-flower",
-    "food-fruit", "food-vegetable", "food-prepared", "food-sweet", "transport-ground", "transport-water",
-    "musical-instrument", "sport"}
-
 LANGUAGES = ("en", "zh")
 
 COLOURS = [  # English, Chinese, RGB
@@ -47,7 +41,7 @@ def _annotations(language):
 
 @functools.lru_cache(maxsize=None)
 def emoji():
-    """All objects as (character, English name, Chinese name, common), in the order of emoji-test.txt."""
+    """All objects as (character, English name, Chinese name), in the order of emoji-test.txt."""
     english, chinese = _annotations("en"), _annotations("zh")
     out, group, subgroup = [], "", ""
     with open(EMOJI_TEST, encoding="utf-8") as f:
@@ -62,14 +56,18 @@ def emoji():
                 known = len(points) == 1 and name and chr(points[0]) in chinese
                 clock = subgroup == "time" and (" o’clock" in (name or "") or "-thirty" in (name or ""))
                 if known and not clock and name not in SKIPPED_HEARTS:
-                    out.append((chr(points[0]), name, chinese[chr(points[0])], subgroup in COMMON_SUBGROUPS))
+                    out.append((chr(points[0]), name, chinese[chr(points[0])]))
     return out
 
 
-@functools.lru_cache(maxsize=None)
-def common():
-    """Indices into emoji() of the objects that appear in scenes with several things."""
-    return [i for i, e in enumerate(emoji()) if e[3]]
+def objects():
+    """The indices into emoji()."""
+    return range(len(emoji()))
+
+
+def words():
+    """The indices into WORDS."""
+    return range(len(WORDS))
 
 
 def index_of(name):
@@ -77,6 +75,7 @@ def index_of(name):
     return next(i for i, e in enumerate(emoji()) if e[1] == name)
 
 
+@functools.lru_cache(maxsize=None)
 def dense_classes():
     """Number of visual classes: every emoji, every coloured shape, every word, and the background (the last)."""
     return len(emoji()) + len(SHAPES) * len(COLOURS) + len(WORDS) + 1

@@ -1,12 +1,11 @@
-"""Training batches, rendered in a worker process while the model learns."""
+"""Training batches: pictures with questions and answers, rendered in worker processes while the model learns."""
 import functools
-import multiprocessing
 import os
 import random
 
 import numpy as np
 import torch
-from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
 
 import catalog
 import model as llava
@@ -14,66 +13,17 @@ import questions
 import render
 from tokenizer import QwenTokenizer
 
-DENSE_MIX = [("single", 62), ("pair", 17), ("count", 6), ("shape", 4), ("shapes", 3), ("word", 8)]
+TALK_MIX = [("single", 46), ("pair", 20), ("count", 9), ("shape", 6), ("shapes", 6), ("word", 13)]
+LAYOUTS = {  # name: (weight in the first steps, weight later, share of the batch size); short prompts come first
+    "square": (30, 45, 1.0), "padded": (50, 8, 1.0), "wide": (8, 30, 0.5), "two": (8, 13, 0.5), "none": (4, 4, 0.5)}
+SHORT_STEPS = 1000
+QUESTIONS = 4  # about one picture, all learnt in one pass behind the same picture
+LONGEST = 128  # tokens of all questions and answers about one picture
+BACKGROUND_SHARE = 0.1  # of the background patches that take part in the dense loss
 
 
-def _dense_batch(seed, step, size, c):
-    rng = random.Random(f"dense {seed} {step}")
-    pixels, labels = [], []
-    for _ in range(size):
-        task = rng.choices([t for t, _ in DENSE_MIX], [w for _, w in DENSE_MIX])[0]
-        side = c.image if rng.random() < 0.6 else rng.randint(c.image, 2 * c.image)
-        width = height = side
-        if rng.random() < 0.15:
-            stretch = rng.uniform(1.1, 2.2)
-            width, height = (round(side * stretch), side) if rng.random() < 0.6 else (side, round(side * stretch))
-        scene = render.sample(rng, task, width, height)
-        picture = render.draw(scene, rng)
-        pixels.append(np.asarray(picture.resize((c.image, c.image), Image.Resampling.BICUBIC)))
-        labels.append(render.dense_labels(scene, c.grid).reshape(-1))
-    return np.stack(pixels), np.stack(labels)
-
-
-def _work(make, arguments, start, queue):
-    os.nice(19 - os.nice(0))
-    step = start
-    while True:
-        queue.put(make(*arguments[:1], step, *arguments[1:]))
-        step += 1
-
-
-def prefetched(make, arguments, start):
-    """make(seed, step, ...) for step = start, start + 1, ..., computed ahead in another process."""
-    queue = multiprocessing.Queue(6)
-    worker = multiprocessing.Process(target=_work, args=(make, arguments, start, queue), daemon=True)
-    worker.start()
-    while True:
-        yield queue.get()
-
-
-def normalise(pixels):
-    """uint8 [..., side, side, 3] to the tower's input [..., 3, side, side]."""
-    return torch.from_numpy(pixels).movedim(-1, -3).float() / 127.5 - 1
-
-
-def dense_batches(seed, start, size, c):
-    """Views and the visual class of every patch, for the tower's own training."""
-    for pixels, labels in prefetched(_dense_batch, (seed, size, c), start):
-        yield normalise(pixels), torch.from_numpy(labels)
-
-
-def dense_sample(seed, size, c):
-    """A few views outside the training sequence."""
-    return normalise(_dense_batch(seed, -1, size, c)[0])
-
-
-# ------------------------------------------------------------------------------------------------------ talk
-
-LAYOUTS = {  # name: (weight, pictures in a batch of 32)
-    "square": (42, 32), "padded": (24, 40), "wide": (16, 16), "two": (12, 24), "none": (6, 32)}
-TALK_MIX = [("single", 52), ("pair", 15), ("count", 11), ("shape", 7), ("shapes", 6), ("word", 9)]
-QUESTIONS = 6  # about one picture, all learnt in one pass behind the same picture
-LONGEST = 144  # tokens of all questions and answers about one picture
+def _pick(rng, mix):
+    return rng.choices([name for name, _ in mix], [weight for _, weight in mix])[0]
 
 
 @functools.lru_cache(maxsize=None)
@@ -81,68 +31,94 @@ def _tokenizer(folder):
     return QwenTokenizer(folder)
 
 
-def _pick(rng, mix):
-    return rng.choices([name for name, _ in mix], [weight for _, weight in mix])[0]
-
-
 def _side(rng, c):
     """A picture side: half of the time the tower's own, else up to two and a half times that."""
     return c.image if rng.random() < 0.5 else rng.randint(c.image, 5 * c.image // 2)
 
 
-def _branches(tokenizer, asked, first):
-    """Token ids, labels, branch numbers and offsets of several questions with answers, each begun by first."""
-    ids, labels, branch, offset = [], [], [], []
-    for k, (question, said) in enumerate(asked):
-        head = tokenizer.encode(first + question + llava.SUFFIX)
-        tail = tokenizer.encode(said) + [tokenizer.end]
-        if len(ids) + len(head) + len(tail) - 1 > LONGEST:
-            break
-        ids += head + tail[:-1]
-        labels += [-1] * (len(head) - 1) + tail
-        branch += [k] * (len(head) + len(tail) - 1)
-        offset += range(len(head) + len(tail) - 1)
-    return ids, labels, branch, offset
+class _Answers:
+    """Token ids, branch numbers and offsets of the questions of a batch, and what each answer token should be."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.rows, self.kinds = tokenizer, [], []
+
+    def add(self, asked, first, kind):
+        """A row of several questions with answers, each begun by first; they do not see each other."""
+        ids, labels, branch, offset, owner = [], [], [], [], []
+        for k, (question, said) in enumerate(asked):
+            head = self.tokenizer.encode(first + question + llava.SUFFIX)
+            tail = self.tokenizer.encode(said) + [self.tokenizer.end]
+            if len(ids) + len(head) + len(tail) - 1 > LONGEST:
+                break
+            ids += head + tail[:-1]
+            labels += [-1] * (len(head) - 1) + tail
+            branch += [k] * (len(head) + len(tail) - 1)
+            offset += range(len(head) + len(tail) - 1)
+            owner += [len(self.kinds)] * (len(head) + len(tail) - 1)
+            self.kinds.append(kind)
+        self.rows.append((ids, branch, offset, labels, owner))
+
+    def table(self):
+        length = -(-max(len(ids) for ids, *_ in self.rows) // 16) * 16
+        fill = (self.tokenizer.pad, -1, 0, -1, -1)
+        ids, branch, offset, labels, owner = (
+            np.array([row[k] + [fill[k]] * (length - len(row[k])) for row in self.rows]) for k in range(5))
+        where = np.flatnonzero(labels >= 0)  # the positions whose next token is part of an answer
+        return {"ids": ids, "branch": branch, "offset": offset, "where": where, "wanted": labels.reshape(-1)[where],
+                "owner": owner.reshape(-1)[where], "kinds": self.kinds}
 
 
-def _talk_batch(seed, step, size, c, folder):
+def _dense(rng, labels):
+    """Which patches of the first views take part in the dense losses, and their visual classes."""
+    labels, background = labels.reshape(-1), catalog.dense_classes() - 1
+    keep = np.random.default_rng(rng.getrandbits(32)).random(labels.size) < BACKGROUND_SHARE
+    spots = np.flatnonzero((labels != background) | keep)
+    things = np.flatnonzero(labels != background)
+    return {"spots": spots, "classes": labels[spots], "things": things, "thing_classes": labels[things]}
+
+
+def _scene_of(rng, c, layout, wide, known):
+    if layout == "wide":
+        return render.sample(rng, _pick(rng, TALK_MIX), *wide, *known)
+    side = _side(rng, c)
+    return render.sample(rng, _pick(rng, TALK_MIX), side, side, *known)
+
+
+def talk_batch(seed, step, size, c, folder):
+    """A batch of one layout: views, their plan, texts, and the visual classes of patches; all as a dictionary."""
     rng = random.Random(f"talk {seed} {step}")
     tokenizer = _tokenizer(folder)
-    layout = _pick(rng, [(name, weight) for name, (weight, _) in LAYOUTS.items()])
-    views, dense, rows = [], [], []
-    stretch, upright = rng.uniform(1.15, 2.3), rng.random() < 0.4
-    wide = (round(120 * stretch), 120) if not upright else (120, round(120 * stretch))
-    for _ in range(max(1, LAYOUTS[layout][1] * size // 32)):
+    layout = _pick(rng, [(name, shares[step >= SHORT_STEPS]) for name, shares in LAYOUTS.items()])
+    known = catalog.objects(), catalog.words()
+    views, dense, answers = [], [], _Answers(tokenizer)
+    short = rng.randint(c.image, 2 * c.image)
+    wide = [round(short * rng.uniform(1.12, 2.3)), short]
+    if rng.random() < 0.4:
+        wide.reverse()
+    for _ in range(max(1, int(LAYOUTS[layout][2] * size))):
         if layout == "none":
-            rows.append(_branches(tokenizer, questions.without_picture(rng, QUESTIONS), ""))
+            answers.add(questions.without_picture(rng, 6), "", "none")
             continue
         if layout == "two":
-            first = rng.randrange(len(catalog.emoji()))
-            second = first if rng.random() < 0.4 else rng.randrange(len(catalog.emoji()))
-            scenes = []
-            for index in (first, second):
-                side = _side(rng, c)
-                scenes.append(render.single(rng, side, side, index))
-            pictures = [render.draw(scene, rng) for scene in scenes]
-            views.append([np.asarray(llava.padded_view(picture, c)) for picture in pictures])
-            asked = questions.about_two(rng, *scenes, 4)
+            first = rng.choice(catalog.objects())
+            second = first if rng.random() < 0.4 else rng.choice(catalog.objects())
+            scenes = [render.single(rng, side, side, index) for index, side in ((first, _side(rng, c)), (second, _side(rng, c)))]
+            views.append([np.asarray(llava.padded_view(render.draw(scene, rng), c)) for scene in scenes])
+            answers.add(questions.about_two(rng, *scenes, QUESTIONS), "\n", "two")
         else:
-            side = _side(rng, c)
-            width, height = wide if layout == "wide" else (side, side)
-            scenes = [render.sample(rng, _pick(rng, TALK_MIX), width, height)]
+            scenes = [_scene_of(rng, c, layout, wide, known)]
             picture = render.draw(scenes[0], rng)
             seen = llava.anyres_views(picture, c) if layout == "wide" else [llava.padded_view(picture, c)]
             views.append([np.asarray(view) for view in seen])
-            asked = questions.about(rng, scenes[0], QUESTIONS)
-        dense.append(render.dense_labels(scenes[0], c.grid).reshape(-1))
-        rows.append(_branches(tokenizer, asked, "\n"))
-    length = -(-max(len(ids) for ids, *_ in rows) // 16) * 16
-    fill = (tokenizer.pad, -1, -1, 0)
-    table = [np.array([row[k] + [fill[k]] * (length - len(row[k])) for row in rows]) for k in range(4)]
-    plan = {"square": lambda: _square_plan(c), "padded": lambda: llava.padded_plan(c), "two": lambda: llava.padded_plan(c),
-            "wide": lambda: llava.anyres_plan(wide, c), "none": lambda: None}[layout]()
-    between = tokenizer.encode("\n" if rng.random() < 0.7 else " ") if layout == "two" else []
-    return (layout, np.array(views) if views else None, np.array(dense), plan, between, *table)
+            answers.add(questions.about(rng, scenes[0], QUESTIONS), "\n", scenes[0].task)
+        dense.append(render.dense_labels(scenes[0], c.grid))
+    batch = {"layout": layout, **answers.table()}
+    if views:
+        plan = {"square": lambda: _square_plan(c), "wide": lambda: llava.anyres_plan(wide, c)}.get(
+            layout, lambda: llava.padded_plan(c))()
+        between = tokenizer.encode("\n" if rng.random() < 0.7 else " ") if layout == "two" else []
+        batch.update(views=np.array(views), plan=plan, between=np.array(between, np.int64), **_dense(rng, np.array(dense)))
+    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
 
 
 def _square_plan(c):
@@ -152,6 +128,43 @@ def _square_plan(c):
     return np.where(plan == 2 * cells, cells, plan % cells)
 
 
-def talk_batches(seed, start, size, c, folder):
-    """Batches of pictures with questions and answers, every batch of one layout."""
-    return prefetched(_talk_batch, (seed, size, c, folder), start)
+class _Batches(IterableDataset):
+    """Batches start, start + 1, ...; every worker makes its share of them."""
+
+    def __init__(self, arguments, start):
+        self.arguments, self.start = arguments, start
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        first, stride = (info.id, info.num_workers) if info else (0, 1)
+        torch.set_num_threads(1)
+        os.nice(5)
+        seed, *rest = self.arguments
+        step = self.start + first
+        while True:
+            yield talk_batch(seed, step, *rest)
+            step += stride
+
+
+def talk_batches(seed, start, size, c, folder, workers, device):
+    """Endless batches on the device, made ahead in worker processes; the order does not depend on their number."""
+    loader = DataLoader(_Batches((seed, size, c, folder), start), batch_size=None, num_workers=workers,
+                        prefetch_factor=6 if workers else None, pin_memory=device.type == "cuda")
+    for batch in loader:
+        yield {key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+               for key, value in batch.items()}
+
+
+def sample_pixels(seed, count, c):
+    """A few normalised views outside the training sequence."""
+    rng, out = random.Random(f"sample {seed}"), []
+    known = catalog.objects(), catalog.words()
+    for _ in range(count):
+        scene = render.sample(rng, _pick(rng, TALK_MIX), c.image, c.image, *known)
+        out.append(np.asarray(render.draw(scene, rng)))
+    return normalise(torch.from_numpy(np.array(out)))
+
+
+def normalise(pixels):
+    """uint8 [..., side, side, 3] to the tower's input [..., 3, side, side]."""
+    return pixels.movedim(-1, -3).float() / 127.5 - 1

@@ -16,16 +16,16 @@ from torch import nn
 @dataclasses.dataclass
 class Config:
     image: int = 96  # side of a tower view in pixels
-    patch: int = 16
+    patch: int = 12
     tower_width: int = 192
     tower_mlp: int = 768
     tower_heads: int = 6
-    tower_layers: int = 6  # the layers that run; the tower's config.json counts one more, which LLaVA-NeXT drops
+    tower_layers: int = 7  # the layers that run; the tower's config.json counts one more, which LLaVA-NeXT drops
     width: int = 192
     mlp: int = 512
     heads: int = 6
     kv_heads: int = 2
-    layers: int = 5
+    layers: int = 4
     vocab: int = 3000
     rope_theta: float = 10000.0
     max_positions: int = 2048
@@ -40,7 +40,9 @@ class Config:
 
 
 def attend(q, k, v, mask=None):
-    """Attention in float32 also under autocast: the bfloat16 kernel's backward pass is slow on a CPU."""
+    """Attention; on a CPU in float32 also under autocast, because the bfloat16 kernel's backward pass is slow there."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
 
@@ -140,7 +142,7 @@ class RMSNorm(nn.Module):
 
 def rotary(positions, size, theta):
     """cos and sin of [..., positions, size] for the rotate-half convention."""
-    frequency = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+    frequency = theta ** (-torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size)
     angle = positions.float()[..., None] * frequency
     angle = torch.cat((angle, angle), -1)
     return angle.cos(), angle.sin()

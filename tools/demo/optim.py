@@ -23,20 +23,17 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             shapes = {}
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(state["momentum"], group["momentum"])
-                shapes.setdefault((p.shape[0], p[0].numel()), []).append((p, update.flatten(1)))
+                if p.grad is not None:
+                    shapes.setdefault(tuple(p.shape), []).append(p)
             for (rows, columns), members in shapes.items():
-                updates = orthogonalise(torch.stack([u for _, u in members]))
+                for p in members:
+                    self.state[p].setdefault("momentum", torch.zeros_like(p))
+                gradients, momenta = [p.grad for p in members], [self.state[p]["momentum"] for p in members]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                mixed = torch.stack(gradients).lerp(torch.stack(momenta), group["momentum"])
                 scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for (p, _), update in zip(members, updates):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.view_as(p), alpha=-scale)
+                torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(members, list(orthogonalise(mixed).unbind()), alpha=-scale)
 
 
 def split(*modules):

@@ -61,6 +61,13 @@ def _plain(item, language):
     return name(item, language)
 
 
+def plural(noun):
+    """The English plural of a name, by the regular rules."""
+    if noun.endswith(("s", "x", "sh", "ch")):
+        return noun if noun.endswith("s") and not noun.endswith("us") else noun + "es"
+    return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeo" else noun + "s"
+
+
 def describe(scene, language):
     items, english = scene.items, language == "en"
     first = name(items[0], language)
@@ -85,7 +92,8 @@ def ask(rng, scene, kind, language):
     if kind == "count":
         template = rng.choice(HOW_MANY[language])
         number = 1 if "{}" in template and scene.task == "pair" else len(items)
-        return template.format(_plain(items[0], language)), catalog.NUMBERS[number - 1][column]
+        noun = _plain(items[0], language)
+        return template.format(plural(noun) if language == "en" else noun), catalog.NUMBERS[number - 1][column]
     if kind == "colour":
         item = rng.choice(items)
         if len(items) == 1 and rng.random() < 0.4:
@@ -162,7 +170,7 @@ def without_picture(rng, number):
             asked, said = rng.choice(TALK[language])
             out.append((rng.choice(asked), said))
         else:
-            thing = rng.choice(catalog.emoji())[1 if language == "en" else 2]
+            thing = catalog.emoji()[rng.choice(catalog.objects())][1 if language == "en" else 2]
             out.append((rng.choice(_templates(language)).format(thing), UNSEEN[language]))
     return out
 
@@ -181,7 +189,7 @@ def corpus():
                      if language == "en" else "第一张是，第二张是。不一样。一样。图片上写着。图片里有，和。"]
         lines += [text.replace("{}", "") for text in frequent] * 30
     lines += ["You are a helpful assistant.", "system", "user", "assistant"] * 60
-    for _, english, chinese, is_common in catalog.emoji():
-        lines += [english, " " + english, chinese] * (3 if is_common else 2)
+    for _, english, chinese in catalog.emoji():
+        lines += [english, " " + english, chinese] * 4 + [" " + plural(english)]
     lines += [form for word in catalog.WORDS for form in (word, " " + word)] * 3
     return lines

@@ -172,10 +172,15 @@ def _background(rng, width, height, avoid):
 
 
 def draw(scene, rng):
-    """The picture of a scene as an RGB image."""
-    width, height = scene.width, scene.height
-    tinted = scene.task in ("shape", "shapes") or any(item.kind != "emoji" for item in scene.items)
-    picture = _background(rng, width, height, [item.rgb for item in scene.items if item.rgb])
+    """The picture of a scene as an RGB image, on a random background and with random camera effects."""
+    picture = _background(rng, scene.width, scene.height, [item.rgb for item in scene.items if item.rgb])
+    paint(scene, picture)
+    return _degrade(picture, rng, mild=any(item.kind != "emoji" for item in scene.items))
+
+
+def paint(scene, picture):
+    """Put the things of a scene on a picture."""
+    width, height = picture.size
     for item in scene.items:
         if item.kind == "word":
             mask = _word_mask(item.index, item.font)
@@ -195,7 +200,6 @@ def draw(scene, rng):
             picture.paste(figure, (x, y), figure)
         else:
             picture.paste(item.rgb, (x, y, x + figure.width, y + figure.height), figure)
-    return _degrade(picture, rng, mild=tinted)
 
 
 def _degrade(picture, rng, mild):
@@ -297,29 +301,26 @@ def word(rng, width, height, index):
     return Scene("word", width, height, [item])
 
 
-def sample(rng, task, width, height):
-    """A random scene of the given task."""
-    everything = len(catalog.emoji())
+def sample(rng, task, width, height, objects, words):
+    """A random scene of the given task with these objects and words, both given by their indices."""
+    across = width > height or (width == height and rng.random() < 0.5)
     if task == "single":
-        return single(rng, width, height, rng.randrange(everything))
+        return single(rng, width, height, rng.choice(objects))
     if task == "pair":
-        across = rng.random() < 0.5 if width == height else width > height
-        first, second = rng.sample(catalog.common(), 2)
-        return pair(rng, width, height, first, second, across)
+        return pair(rng, width, height, *rng.sample(objects, 2), across)
     if task == "count":
         number = rng.randint(1, 5)
         if rng.random() < 0.3:
             kind, colour = rng.randrange(len(catalog.SHAPES)), rng.randrange(len(catalog.COLOURS))
             return count(rng, width, height, number, lambda x, y, s: _shape_item(rng, kind, colour, x, y, s))
-        index = rng.choice(catalog.common())
+        index = rng.choice(objects)
         return count(rng, width, height, number, lambda x, y, s: Item("emoji", index, x, y, s, rng.uniform(-12, 12)))
     if task == "shape":
         return shape(rng, width, height, rng.randrange(len(catalog.SHAPES)), rng.randrange(len(catalog.COLOURS)))
     if task == "shapes":
         kinds, colours = rng.sample(range(len(catalog.SHAPES)), 2), rng.sample(range(len(catalog.COLOURS)), 2)
-        across = rng.random() < 0.5 if width == height else width > height
         return shapes(rng, width, height, kinds, colours, across)
-    return word(rng, width, height, rng.randrange(len(catalog.WORDS)))
+    return word(rng, width, height, rng.choice(words))
 
 
 def dense_labels(scene, grid):
