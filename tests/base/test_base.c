@@ -2,9 +2,11 @@
  *
  * Errors, arenas, buffers, paths, JSON, half precision, UTF-8, threads, casts.
  */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -218,6 +220,68 @@ static void test_parallel(void **state) {
     assert_true(processor_count() >= 1);
 }
 
+#define LOOP_SIZE    50
+#define LOOP_THREADS 4
+
+typedef struct loop_check {
+    int seen[LOOP_SIZE];
+    bool index_is_valid[LOOP_SIZE];
+    int inner[LOOP_SIZE];
+} loop_check;
+
+static void count_inner(void *user, int64_t index) {
+    (void)index;
+    ++*(int *)user;
+}
+
+static void check_iteration(void *user, int64_t index) {
+    loop_check *check = user;
+    const int thread = parallel_index();
+    check->seen[index]++;
+    parallel_for(LOOP_THREADS, 3, count_inner, &check->inner[index]);
+    check->index_is_valid[index] =
+        thread >= 0 && thread < LOOP_THREADS && thread == parallel_index();
+}
+
+/** Every iteration runs once, whoever else has loops; NULL or where it failed. */
+static void *run_loops(void *user) {
+    (void)user;
+    for (int i = 0; i < 300; i++) {
+        loop_check check = {0};
+        parallel_for(LOOP_THREADS, LOOP_SIZE, check_iteration, &check);
+        for (int j = 0; j < LOOP_SIZE; j++)
+            if (check.seen[j] != 1 || check.inner[j] != 3 || !check.index_is_valid[j])
+                return "an iteration was lost, repeated or ran on an unknown thread";
+    }
+    return NULL;
+}
+
+/** More callers than there are loops at a time. */
+static void test_callers(void **state) {
+    (void)state;
+    pthread_t threads[20];
+    for (size_t i = 0; i < LLAVA_COUNT(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, run_loops, NULL), 0);
+    for (size_t i = 0; i < LLAVA_COUNT(threads); i++) {
+        void *failure;
+        pthread_join(threads[i], &failure);
+        assert_null(failure);
+    }
+}
+
+/** A forked child has no workers of its parent's, but may have its own. */
+static void test_fork(void **state) {
+    (void)state;
+    assert_null(run_loops(NULL));
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) _exit(run_loops(NULL) ? 1 : 0);
+    int status = -1;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_null(run_loops(NULL));
+}
+
 static void test_tensor(void **state) {
     (void)state;
     llava_dtype dtype;
@@ -254,7 +318,8 @@ int main(void) {
         cmocka_unit_test(test_bytes),    cmocka_unit_test(test_paths),
         cmocka_unit_test(test_files),    cmocka_unit_test(test_json),
         cmocka_unit_test(test_half),     cmocka_unit_test(test_utf8),
-        cmocka_unit_test(test_parallel), cmocka_unit_test(test_tensor),
+        cmocka_unit_test(test_parallel), cmocka_unit_test(test_callers),
+        cmocka_unit_test(test_fork),     cmocka_unit_test(test_tensor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
