@@ -205,7 +205,77 @@ static void print_picture(const json_t *picture) {
                    (long long)member(picture, "tiles_down"));
 }
 
-static void print_document(const json_t *document) {
+/* ---------------------------------------------------------------- placement */
+
+static void print_devices(const json_t *devices) {
+    char size[SIZE_TEXT], limit[SIZE_TEXT];
+    for (size_t i = 0; i < json_array_size(devices); i++) {
+        const json_t *d = json_array_get(devices, i);
+        const int64_t held = member(d, "weights_bytes");
+        const bool given = strcmp(text_of(d, "limit"), "max_memory") == 0;
+        const bool disk = strcmp(text_of(d, "device"), "disk") == 0;
+        if (held == 0 && !given) continue;
+        bytes_text(held, size);
+        if (given)
+            print_line(text_of(d, "device"), "%s of %s", size,
+                       bytes_text(member(d, "limit_bytes"), limit));
+        else
+            print_line(text_of(d, "device"), "%s%s", size,
+                       disk ? " stay in the file and are read as they are used" : "");
+        if (disk && member(d, "made_bytes") > 0)
+            print_line("", "but %s of it are converted, so in memory",
+                       bytes_text(member(d, "made_bytes"), size));
+    }
+}
+
+/** Where the number at the end of a module's name begins; its end when there is none. */
+static size_t number_at(const char *name) {
+    size_t at = strlen(name);
+    while (at > 0 && name[at - 1] >= '0' && name[at - 1] <= '9') at--;
+    return at;
+}
+
+/** How many modules from the first on differ in nothing but their number. */
+static size_t run_of_modules(const json_t *modules, size_t first) {
+    const json_t *one = json_array_get(modules, first);
+    const char *name = text_of(one, "module");
+    const size_t stem = number_at(name);
+    size_t end = first + 1;
+    for (; name[stem] && end < json_array_size(modules); end++) {
+        const json_t *next = json_array_get(modules, end);
+        const char *other = text_of(next, "module");
+        if (number_at(other) != stem || !other[stem] || strncmp(name, other, stem) != 0 ||
+            member(next, "bytes") != member(one, "bytes") ||
+            strcmp(text_of(next, "device"), text_of(one, "device")) != 0)
+            break;
+    }
+    return end - first;
+}
+
+static void print_modules(const json_t *modules) {
+    char size[SIZE_TEXT], count[SIZE_TEXT], sum[2 * SIZE_TEXT];
+    for (size_t i = 0, n; i < json_array_size(modules); i += n) {
+        const json_t *one = json_array_get(modules, i);
+        const char *name = text_of(one, "module");
+        n = run_of_modules(modules, i);
+        const char *last = text_of(json_array_get(modules, i + n - 1), "module");
+        count[0] = '\0';
+        if (n > 1) snprintf(count, sizeof count, "%zu x ", n);
+        snprintf(sum, sizeof sum, "%s%s", count, bytes_text(member(one, "bytes"), size));
+        print_line(text_of(one, "device"), "%-18s %s%s%s", sum, name, n > 1 ? "-" : "",
+                   n > 1 ? last + number_at(name) : "");
+    }
+}
+
+static void print_placement(const json_t *placement) {
+    printf("\nplacement\n");
+    print_line("rule", "%s", text_of(placement, "rule"));
+    print_devices(json_get(placement, "devices"));
+    print_modules(json_get(placement, "modules"));
+}
+
+static void print_document(const json_t *document, bool with_placement) {
+    const json_t *placement = with_placement ? json_get(document, "placement") : NULL;
     const json_t *picture = json_get(document, "picture");
     printf("%s\n", text_of(document, "path"));
     print_line("name", "%s", text_of(document, "model_name"));
@@ -215,6 +285,7 @@ static void print_document(const json_t *document) {
     print_model(document);
     print_tensors(document);
     print_memory(document);
+    if (placement) print_placement(placement);
     if (picture) print_picture(picture);
 }
 
@@ -256,7 +327,7 @@ int cmd_info(const cli_args *args) {
     if (args->json)
         cli_print_json(stdout, json_incref(document), true);
     else if (json_get(document, "decoder"))
-        print_document(document);
+        print_document(document, args->load.device_map || args->load.max_memory);
     if (!loadable) result = report_error(json_get(document, "errors"));
 done:
     json_decref(document);

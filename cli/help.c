@@ -96,6 +96,10 @@ static int print_values(const cli_command *command, const char *name) {
         for (size_t i = 0; i < llava_template_count(); i++) puts(llava_template_name(i));
         return 0;
     }
+    if (strcmp(name, "device-map") == 0) {
+        print_choices("auto balanced balanced_low_0 sequential cpu cuda");
+        return 0;
+    }
     for (size_t i = 0; i < cli_option_count; i++) {
         const cli_option *option = &cli_options[i];
         if (!(option->commands & command->id) || strcmp(option->name, name) != 0) continue;

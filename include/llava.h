@@ -144,9 +144,9 @@ typedef struct llava_load_options {
     const char *model_name;          /* NULL: derived from model_path */
     bool load_8bit;                  /* LLM.int8() */
     bool load_4bit;                  /* NF4, double quantization */
-    const char *device_map;          /* NULL or "auto", "cpu", "cuda", ... */
+    const char *device_map;          /* NULL or "auto", "cpu", ..., or an object of modules */
     llava_dtype torch_dtype;         /* DEFAULT = float16; F32, F16 or BF16 */
-    const char *attn_implementation; /* NULL, "eager", "sdpa", "flash_attention_2" */
+    const char *attn_implementation; /* NULL, "eager", "sdpa", "flash_attention_2", "none" */
     const char *customized_config;   /* JSON text of a whole config that replaces config.json */
     const char *overwrite_config;    /* JSON object: attribute -> value */
     bool multimodal;                 /* the reference's keyword of that name */
@@ -161,7 +161,8 @@ typedef struct llava_load_options {
     const char *hub_revision; /* NULL: "main" */
     const char *hub_proxy;    /* NULL: none */
     bool hub_offline;         /* take what the cache has, ask nobody */
-    uint64_t reserved[8];
+    const char *max_memory;   /* JSON object: device -> bytes or "10GiB"; NULL: what is free */
+    uint64_t reserved[7];
 } llava_load_options;
 
 /** The four results. image_processor is NULL for a plain language model. */

@@ -141,6 +141,13 @@ void device_close(device **d);
  *  products run in parts, with the same results. */
 llava_status device_reserve(device *d, int64_t max_columns, int64_t max_rows, llava_error *err);
 
+/** CUDA devices that this build can compute on: none, it has no CUDA. */
+int device_cuda_count(void);
+/** Bytes that are free on one of them now. */
+int64_t device_cuda_free_bytes(int index);
+/** Bytes of memory that can be had without swapping; INT64_MAX when the system does not tell. */
+int64_t device_host_free_bytes(void);
+
 /** Names of the levels this build has, best last; NULL-terminated. */
 const char *const *device_cpu_levels(void);
 bool device_cpu_level_available(const char *level);

@@ -20,6 +20,7 @@ static const inspect_stage stages[] = {
     {"hub", plan_resolve_paths, false, false, false},
     {"mode", plan_check_mode, false, false, false},
     {"config", plan_read_config, false, false, false},
+    {"attention", plan_choose_attention, true, false, false},
     {"weights", plan_open_weights, false, false, false},
     {"overlay", plan_open_overlay, true, false, false},
     {"tower", plan_find_tower, true, false, false},
@@ -29,6 +30,7 @@ static const inspect_stage stages[] = {
     {"tokenizer", plan_open_tokenizer, true, false, false},
     {"template", plan_choose_template, true, false, false},
     {"image processor", plan_open_processor, true, false, true},
+    {"placement", plan_place, true, true, true},
 };
 
 /** Places in the list that others depend on. */
@@ -47,6 +49,7 @@ static bool can_run(const inspect_stage *stage, const load_plan *plan, const boo
     if (stage->run == plan_choose_tower) return !has_failed(failed, plan_describe);
     if (stage->run == plan_bind)
         return !has_failed(failed, plan_describe) && !has_failed(failed, plan_choose_tower);
+    if (stage->run == plan_place) return plan->map_is_read && !has_failed(failed, plan_bind);
     return true;
 }
 
@@ -67,7 +70,8 @@ static llava_status run_inspection(load_plan *plan, json_t *errors, llava_error 
         problem = (llava_error){0};
         failed[i] = stages[i].run(plan) != LLAVA_OK;
         if (!failed[i]) continue;
-        if (problem.code == LLAVA_OUT_OF_MEMORY)
+        /* a model that does not fit is what an inspection is to find out */
+        if (problem.code == LLAVA_OUT_OF_MEMORY && stages[i].run != plan_place)
             return llava_fail(err, problem.code, "%s", problem.message);
         status = add_error(errors, stages[i].name, &problem);
     }
@@ -86,7 +90,8 @@ static llava_status write_report(const load_plan *plan, json_t *report) {
     LLAVA_TRY(report_tensors(plan, report));
     LLAVA_TRY(report_pictures(plan, report));
     LLAVA_TRY(report_text(plan, report));
-    return report_memory(plan, report);
+    LLAVA_TRY(report_memory(plan, report));
+    return report_placement(plan, report);
 }
 
 llava_status load_inspect(const llava_load_options *options, json_t **report, llava_error *err) {

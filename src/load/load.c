@@ -8,10 +8,10 @@ typedef llava_status (*plan_stage)(load_plan *plan);
 
 llava_status plan_run(load_plan *plan) {
     static const plan_stage stages[] = {
-        plan_check_options, plan_resolve_paths, plan_check_mode,     plan_read_config,
-        plan_open_weights,  plan_open_overlay,  plan_describe,       plan_find_tower,
-        plan_choose_tower,  plan_bind,          plan_open_tokenizer, plan_choose_template,
-        plan_open_processor};
+        plan_check_options,    plan_resolve_paths, plan_check_mode,   plan_read_config,
+        plan_choose_attention, plan_open_weights,  plan_open_overlay, plan_describe,
+        plan_find_tower,       plan_choose_tower,  plan_bind,         plan_open_tokenizer,
+        plan_choose_template,  plan_open_processor};
     for (size_t i = 0; i < LLAVA_COUNT(stages); i++) LLAVA_TRY(stages[i](plan));
     return LLAVA_OK;
 }
@@ -32,6 +32,7 @@ llava_status load_pretrained_model(const llava_load_options *options, llava_load
     load_plan plan;
     llava_status status = plan_open(&plan, options, err);
     if (status == LLAVA_OK) status = plan_run(&plan);
+    if (status == LLAVA_OK) status = plan_place(&plan);
     if (status == LLAVA_OK) status = place(&plan);
     if (status == LLAVA_OK) {
         *loaded = (llava_loaded){.tokenizer = plan.tokenizer,

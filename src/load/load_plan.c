@@ -26,6 +26,8 @@ llava_status plan_open(load_plan *plan, const llava_load_options *options, llava
 }
 
 void plan_close(load_plan *plan) {
+    place_tree_free(&plan->modules);
+    place_map_free(&plan->map);
     binder_free(&plan->bind);
     image_processor_free(&plan->processor);
     tokenizer_free(&plan->tokenizer);
@@ -34,31 +36,11 @@ void plan_close(load_plan *plan) {
 
 /* ---------------------------------------------------------------- options and mode */
 
-static bool is_one_of(const char *text, const char *const *words) {
-    for (; *words; words++)
-        if (strcmp(text, *words) == 0) return true;
-    return false;
-}
-
-static llava_status check_placement(const llava_load_options *o, llava_error *err) {
-    static const char *const here[] = {"auto", "cpu", NULL};
-    static const char *const attention[] = {"eager", "sdpa", "flash_attention_2", NULL};
-    if (o->device_map && !is_one_of(o->device_map, here))
-        return llava_fail(err, LLAVA_UNSUPPORTED,
-                          "device_map \"%.60s\": this build computes on the CPU; expected auto or "
-                          "cpu",
-                          o->device_map);
-    if (o->attn_implementation && !is_one_of(o->attn_implementation, attention))
-        return llava_fail(err, LLAVA_BAD_ARGUMENT,
-                          "attn_implementation: expected eager, sdpa or flash_attention_2, got "
-                          "\"%.60s\"",
-                          o->attn_implementation);
-    return LLAVA_OK;
-}
-
 llava_status plan_check_options(load_plan *plan) {
     const llava_load_options *o = plan->options;
     const llava_dtype dtype = plan->model->compute;
+    LLAVA_TRY(plan_read_map(plan));
+    LLAVA_TRY(plan_check_attention(plan));
     if (o->load_8bit && o->load_4bit)
         return llava_fail(plan->err, LLAVA_BAD_ARGUMENT,
                           "load_8bit and load_4bit exclude each other");
@@ -73,7 +55,7 @@ llava_status plan_check_options(load_plan *plan) {
     if (o->n_threads < 0)
         return llava_fail(plan->err, LLAVA_BAD_ARGUMENT, "n_threads: expected 0 or more, got %d",
                           o->n_threads);
-    return check_placement(o, plan->err);
+    return LLAVA_OK;
 }
 
 static bool has_file(load_plan *plan, const char *name) {

@@ -8,6 +8,7 @@
 
 #include "binder.h"
 #include "load.h"
+#include "place.h"
 
 /** Everything on its way to a llava_loaded. Release with plan_close(). */
 typedef struct load_plan {
@@ -23,6 +24,10 @@ typedef struct load_plan {
     bool is_adapter, is_projector;
     const char *tower_directory; /* NULL: nowhere */
     bool tower_in_checkpoint;
+    place_map map;       /* device_map */
+    bool map_is_read;    /* it and max_memory are sound */
+    place_table devices; /* with their real limits */
+    place_tree modules;  /* placed; without nodes: not yet */
     llava_error *err;
 } load_plan;
 
@@ -36,6 +41,7 @@ llava_status plan_check_options(load_plan *plan);
 llava_status plan_resolve_paths(load_plan *plan); /* Hub ids become snapshot directories */
 llava_status plan_check_mode(load_plan *plan);    /* full model, adapter or projector; the base */
 llava_status plan_read_config(load_plan *plan);
+llava_status plan_choose_attention(load_plan *plan);
 llava_status plan_open_weights(load_plan *plan);
 llava_status plan_open_overlay(load_plan *plan); /* adapter or projector on top of the base */
 llava_status plan_describe(load_plan *plan);     /* which tensors the decoder and projector need */
@@ -46,6 +52,13 @@ llava_status plan_open_tokenizer(load_plan *plan);     /* and adds the picture t
 llava_status plan_read_chat_template(load_plan *plan); /* the checkpoint's own, if it has one */
 llava_status plan_choose_template(load_plan *plan);
 llava_status plan_open_processor(load_plan *plan);
+/** Decides which module goes where, and that it fits; not part of plan_run(). */
+llava_status plan_place(load_plan *plan);
+
+/** device_map and max_memory, and that their devices are there; for plan_check_options(). */
+llava_status plan_read_map(load_plan *plan);
+/** attn_implementation's name, and that some device here can serve it. */
+llava_status plan_check_attention(load_plan *plan);
 
 /** mm_vision_tower without what only tells the reference which library to use. */
 const char *plan_tower_name(const llava_config *config);
@@ -57,6 +70,12 @@ llava_status plan_fetch_tower(load_plan *plan, bool weights, const char **direct
 void bind_decoder(binder *b, llava_model *model);
 void bind_projector(binder *b, llava_model *model);
 void bind_tower(binder *b, llava_model *model);
+
+/** Bytes a bound weight takes once loaded, quantized ones included, and whether they are new
+ *  memory rather than the mapped file. */
+uint64_t plan_loaded_bytes(const load_plan *plan, const bind_entry *e, bool *made);
+/** True for the matrices that load_8bit and load_4bit convert. */
+bool plan_is_quantized(const load_plan *plan, const bind_entry *e);
 
 /** Format a weight is kept in: as stored where that loses nothing against torch_dtype. */
 llava_dtype cast_target(llava_dtype compute, llava_dtype stored);

@@ -18,5 +18,6 @@ llava_status report_tensors(const load_plan *plan, json_t *report);
 llava_status report_pictures(const load_plan *plan, json_t *report);
 llava_status report_text(const load_plan *plan, json_t *report);
 llava_status report_memory(const load_plan *plan, json_t *report);
+llava_status report_placement(const load_plan *plan, json_t *report);
 
 #endif

@@ -125,14 +125,6 @@ llava_status report_tensors(const load_plan *plan, json_t *report) {
     return list_unexpected(plan, report);
 }
 
-/** Bytes a bound weight takes once loaded, and whether they are new memory. */
-static uint64_t loaded_bytes(const load_plan *plan, const bind_entry *e, bool *owned) {
-    const weight *w = e->dst;
-    const llava_dtype target = cast_target(plan->model->compute, w->dtype);
-    *owned = target != w->dtype;
-    return (uint64_t)w->n_rows * (uint64_t)w->n_cols * dtype_size(target);
-}
-
 llava_status report_memory(const load_plan *plan, json_t *report) {
     const llava_model *model = plan->model;
     if (!model->config || model->n_vocab == 0) return LLAVA_OK;
@@ -140,7 +132,7 @@ llava_status report_memory(const load_plan *plan, json_t *report) {
     for (size_t i = 0; i < plan->bind.count; i++) {
         bool is_owned = false;
         if (!plan->bind.entries[i].found) continue;
-        const uint64_t n_bytes = loaded_bytes(plan, &plan->bind.entries[i], &is_owned);
+        const uint64_t n_bytes = plan_loaded_bytes(plan, &plan->bind.entries[i], &is_owned);
         *(is_owned ? &owned : &mapped) += n_bytes;
     }
     const uint64_t per_token = kv_bytes_per_token(model);
