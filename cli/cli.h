@@ -48,7 +48,7 @@ typedef struct cli_args {
     const char *data, *output, *reference, *image_size;
     const char *dummy, *tiles, *prompts, *contexts;
     int64_t parallel, context_tokens, repeat;
-    bool raw, json, stats, print_prompt, decode, prompt, no_question, help;
+    bool raw, json, stats, print_prompt, decode, prompt, no_question, cpu_time, help;
     text_list words; /* what is no option */
 } cli_args;
 

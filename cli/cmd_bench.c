@@ -79,6 +79,7 @@ static llava_status load_made_up(const cli_args *args, subject_model *m, llava_e
     bytes text = {0}, directory = {0};
     cli_progress bar;
     llava_load_options options = cli_load_options(args, &bar);
+    if (args->cpu_time) options.n_threads = 1;
     const char *slash = strrchr(args->dummy, '/');
     llava_status status;
     LLAVA_TRY_DONE(file_read(args->dummy, CONFIG_LIMIT, &text, err));
@@ -100,15 +101,17 @@ done:
 }
 
 static llava_status open_model(const cli_args *args, subject_model *m, llava_error *err) {
-    const double start = now_ms();
+    const double start = limits_ms();
     if (args->dummy) {
         LLAVA_TRY(load_made_up(args, m, err));
     } else {
-        LLAVA_TRY(cli_load(args, &m->real, err));
+        cli_args one = *args;
+        if (args->cpu_time) one.load.n_threads = 1;
+        LLAVA_TRY(cli_load(&one, &m->real, err));
         m->model = m->real.loaded.model;
         m->processor = m->real.loaded.image_processor;
     }
-    m->load_ms = now_ms() - start;
+    m->load_ms = limits_ms() - start;
     return LLAVA_OK;
 }
 
@@ -223,6 +226,7 @@ static llava_status measure(bench *b, const cli_args *args, const subject_model 
 int cmd_bench(const cli_args *args) {
     bench_request request;
     if (!parse_request(args, &request)) return EXIT_USAGE;
+    limits_use_cpu_time = args->cpu_time;
     llava_error err = {0};
     subject_model m = {0};
     int status = EXIT_FAILED;

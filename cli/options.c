@@ -118,6 +118,8 @@ const cli_option cli_options[] = {
      OPTION_TEXT, AT(contexts), 0, 0, CMD_BENCH},
     {"no-question", NULL, "leave out the whole question", NULL, OPTION_FLAG, AT(no_question), 0, 0,
      CMD_BENCH},
+    {"cpu-time", NULL, "one thread, processor time: for a machine that others use, too", NULL,
+     OPTION_FLAG, AT(cpu_time), 0, 0, CMD_BENCH},
     {"repeat", "N", "runs of each stage, whose median counts (default 3)", NULL, OPTION_I64,
      AT(repeat), 1, 101, CMD_BENCH},
 

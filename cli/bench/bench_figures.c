@@ -41,9 +41,9 @@ llava_status bench_measure(bench *b, const bench_subject *s, llava_error *err) {
     LLAVA_TRY(s->run(b, s->user, err));
     for (int i = 0; i < b->n_repeats; i++) {
         const double before = s->work > 0 ? limit_sample(s->kind, n_threads) : 0;
-        const double start = now_ms();
+        const double start = limits_ms();
         LLAVA_TRY(s->run(b, s->user, err));
-        ms[i] = now_ms() - start;
+        ms[i] = limits_ms() - start;
         limits[i] = s->work > 0 ? 0.5 * (before + limit_sample(s->kind, n_threads)) : 0;
     }
     bench_add(b, s, ms, limits, b->n_repeats);

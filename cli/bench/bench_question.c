@@ -85,20 +85,20 @@ static llava_status process_picture(bench *b, question_run *q, llava_error *err)
 
 static llava_status ask(bench *b, void *user, llava_error *err) {
     question_run *q = user;
-    const double start = now_ms();
+    const double start = limits_ms();
     LLAVA_TRY(process_picture(b, q, err));
-    const double pictured = now_ms();
+    const double pictured = limits_ms();
     LLAVA_TRY(model_encode_picture(b->model, &q->plan, q->pixels, q->rows, NULL, err));
-    const double seen = now_ms();
+    const double seen = limits_ms();
     kv_sequence_truncate(&b->sequence, 0);
     LLAVA_TRY(bench_feed(b, q->rows, q->plan.n_rows, BENCH_TEXT_TOKENS, err));
-    const double fed = now_ms();
+    const double fed = limits_ms();
     for (int i = 0; i < BENCH_ANSWER; i++) LLAVA_TRY(bench_token(b, err));
     q->ms[PART_PICTURE] = pictured - start;
     q->ms[PART_VISION] = seen - pictured;
     q->ms[PART_PROMPT] = fed - seen;
     q->ms[PART_FIRST] = fed - start;
-    q->ms[PART_ANSWER] = now_ms() - fed;
+    q->ms[PART_ANSWER] = limits_ms() - fed;
     return LLAVA_OK;
 }
 

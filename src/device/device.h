@@ -28,7 +28,7 @@ typedef struct linear_args {
     const float *residual; /* [n_rows, out] added last, or NULL; may be dst */
     float *dst;            /* [n_rows, out]; must not overlap x */
     linear_form form;
-    bool bf16_inputs; /* round x to bfloat16 first (compute type bfloat16) */
+    bool bf16_inputs; /* PANEL: round x to bfloat16 first (compute type bfloat16) */
 } linear_args;
 
 /** Keys or values of one sequence: blocks of block_size tokens. Element (t, head, i) lies in
@@ -54,6 +54,7 @@ typedef struct attention_args {
     float scale;
     const float *alibi_slopes; /* [n_heads] or NULL: score += slope * (key - query) */
     kv_view k, v;
+    bool bf16_inputs; /* what is multiplied may be rounded to bfloat16 first */
 } attention_args;
 
 /** Pooling and interpolation over maps of rows: [n_maps, in_h, in_w, dim] -> [.., out_h, out_w, ..]

@@ -195,7 +195,8 @@ static void attend(tower_run *run, int64_t n) {
                                .n_keys = run->n_tokens,
                                .scale = 1.0f / sqrtf((float)head_dim),
                                .k = view,
-                               .v = view};
+                               .v = view,
+                               .bf16_inputs = run->model->compute == LLAVA_DTYPE_BF16};
         args.v.blocks = &values;
         run->dev->ops->attention(run->dev, &args);
     }

@@ -11,12 +11,15 @@ typedef struct attention_case {
     llava_dtype dtype;
     bool causal, alibi;
     float amplitude;
+    bool bf16_inputs;
 } attention_case;
 
 /** Values are at most 1 and weights sum to one; what is wrong with a score, a float32 sum, is
  *  wrong with its weight. */
 static double error_bound(const attention_case *c) {
     const double score = sqrt((double)c->head_dim) * c->amplitude * c->amplitude / 4;
+    /* rounded to 8 bits: scores, whose errors average out over the head, and weights and values */
+    if (c->bf16_inputs) return 8e-3 + 4e-3 * score / sqrt((double)c->head_dim) * 3;
     return 4e-6 + 4e-7 * score;
 }
 
@@ -137,7 +140,8 @@ static attention_args args_of(const attention_case *c, const attention_data *dat
                             .scale = (float)(1 / sqrt((double)c->head_dim)),
                             .alibi_slopes = c->alibi ? data->slopes : NULL,
                             .k = view_of(c, data, 0),
-                            .v = view_of(c, data, 1)};
+                            .v = view_of(c, data, 1),
+                            .bf16_inputs = c->bf16_inputs};
 }
 
 static void check_case(device *one, device *two, const attention_case *c) {
@@ -187,6 +191,14 @@ static const attention_case cases[] = {
     {2, 66, 0, 3, 1, 2500, 64, 0, LLAVA_DTYPE_BF16, true, false, 0.2f},
     {3, 70, 0, 12, 1, 1024, 64, 0, LLAVA_DTYPE_F32, true, false, 0.2f},
     {20, 50, 0, 16, 1, 64, 64, 0, LLAVA_DTYPE_F16, true, false, 30},
+    {1, 0, 1, 1, 1, 8, 1, 0, LLAVA_DTYPE_F32, false, false, 1, true},
+    {150, 0, 150, 3, 3, 72, 150, 0, LLAVA_DTYPE_F32, false, false, 1, true},
+    {70, 0, 63, 2, 2, 9, 16, 0, LLAVA_DTYPE_BF16, false, false, 2, true},
+    {200, 37, 0, 4, 2, 64, 64, 0, LLAVA_DTYPE_BF16, true, false, 2, true},
+    {90, 100, 0, 2, 1, 24, 7, 50, LLAVA_DTYPE_BF16, true, false, 1, true},
+    {75, 3, 0, 4, 4, 128, 64, 0, LLAVA_DTYPE_BF16, true, true, 1, true},
+    {30, 0, 0, 2, 1, 64, 64, 0, LLAVA_DTYPE_F16, true, false, 1, true},
+    {2, 66, 0, 3, 1, 2500, 64, 0, LLAVA_DTYPE_BF16, true, false, 0.2f, true},
 };
 
 static void check_cases(const char *level) {

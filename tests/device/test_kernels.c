@@ -274,6 +274,22 @@ static void check_rope(void) {
 
 /* ---------------------------------------------------------------- attention */
 
+static void check_pair_rows(void) {
+    for (int64_t n = 0; n < 150; n++) {
+        guarded a = guarded_new(n, 1), b = guarded_new(n, 2);
+        guarded x = guarded_new(n, 0), y = guarded_new(n, 3);
+        fill_patterns(a.data, n);
+        fill_patterns(b.data, n);
+        spec.pair_rows((uint16_t *)x.data, (uint16_t *)a.data, (uint16_t *)b.data, n);
+        level.pair_rows((uint16_t *)y.data, (uint16_t *)a.data, (uint16_t *)b.data, n);
+        assert_memory_equal(x.data, y.data, (size_t)n * sizeof(float));
+        guarded_free(&a);
+        guarded_free(&b);
+        guarded_free(&x);
+        guarded_free(&y);
+    }
+}
+
 static void check_softmax_step(void) {
     for (int turn = 0; turn < 400; turn++) {
         guarded s = guarded_new(KERNEL_KEYS, 0);

@@ -43,7 +43,7 @@ static linear_data make_data(const linear_case *c) {
             double sum = 0, magnitude = 0;
             for (int64_t k = 0; k < c->k; k++) {
                 float x = data.x[i * c->k + k];
-                if (c->bf16_inputs) x = bf16_to_f32(f32_to_bf16(x));
+                if (c->bf16_inputs && c->form == LINEAR_PANEL) x = bf16_to_f32(f32_to_bf16(x));
                 const double product = (double)x * weight_at(&data.w, j, k);
                 sum += product;
                 magnitude += fabs(product);

@@ -24,15 +24,18 @@ typedef struct attention_job {
     int64_t rows_per_task;            /* query rows */
     int64_t n_row_tasks;
     int64_t width; /* head_dim padded */
+    bool bf16;     /* products of bfloat16 */
 } attention_job;
 
-/** A thread's buffers; rows are (query row, head of the group). */
+/** A thread's buffers; rows are (query row, head of the group). Of bfloat16 what is multiplied uses
+ *  the first half of its buffer, in pairs as gemm_bf16 wants them; the second half of keys and of
+ *  values then holds the block's rows. */
 typedef struct attention_block {
     float *keys;   /* [head_dim][KERNEL_KEYS], in panels of tile_columns */
     float *values; /* [KERNEL_KEYS][width] */
     float *q;      /* [rows][width] */
-    float *out;    /* [rows][width] */
-    float *scores; /* [rows][KERNEL_KEYS] */
+    float *out;    /* [rows][width], always float32 */
+    float *scores; /* [rows][KERNEL_KEYS]; of bfloat16 a row's weights take its first half */
     float *maximum, *sum;
     int64_t first_row, n_rows; /* query rows */
     int64_t kv_head, first_head, n_heads;
@@ -121,6 +124,84 @@ static void load_values(const attention_job *job, const attention_block *block, 
     }
 }
 
+/** Rows [first, end) of one head as contiguous bfloat16, width apart, in the second half of buffer.
+ *  What pads them is zero, and so is one row more: a pair of an odd number of keys. */
+static uint16_t *load_rows_bf16(const attention_job *job, const attention_block *block,
+                                const kv_view *view, float *buffer, int64_t first, int64_t end) {
+    const int64_t dim = job->args->head_dim, width = job->width;
+    uint16_t *const rows = (uint16_t *)buffer + KERNEL_KEYS * width;
+    for (int64_t t = first; t < end; t++) {
+        uint16_t *dst = rows + (t - first) * width;
+        const uint8_t *src = kv_at(view, t, block->kv_head);
+        if (view->dtype == LLAVA_DTYPE_BF16)
+            memcpy(dst, src, (size_t)dim * sizeof *dst);
+        else
+            job->k->narrow_bf16(dst, (const float *)src, dim);
+        memset(dst + dim, 0, (size_t)(width - dim) * sizeof *dst);
+    }
+    if ((end - first) % 2) memset(rows + (end - first) * width, 0, (size_t)width * sizeof *rows);
+    return rows;
+}
+
+static void load_keys_bf16(const attention_job *job, const attention_block *block, int64_t first,
+                           int64_t end) {
+    const int64_t tile = job->k->tile_columns, width = job->width;
+    const uint16_t *rows = load_rows_bf16(job, block, &job->args->k, block->keys, first, end);
+    for (int64_t p = 0; p < end - first; p += tile) {
+        const pack_args pack = {.dst = (uint16_t *)block->keys + p * width,
+                                .src = rows + p * width,
+                                .row_bytes = width * (int64_t)sizeof *rows,
+                                .n = i64_min(tile, end - first - p),
+                                .k = width,
+                                .ld = tile};
+        job->k->pack_bf16_pairs(&pack);
+    }
+}
+
+static void load_values_bf16(const attention_job *job, const attention_block *block, int64_t first,
+                             int64_t end) {
+    const int64_t width = job->width;
+    const uint16_t *rows = load_rows_bf16(job, block, &job->args->v, block->values, first, end);
+    uint16_t *pairs = (uint16_t *)block->values;
+    for (int64_t t = 0; t < end - first; t += 2)
+        job->k->pair_rows(pairs + t * width, rows + t * width, rows + (t + 1) * width, width);
+}
+
+static void multiply_keys_bf16(const attention_job *job, const attention_block *block,
+                               int64_t n_keys) {
+    const int64_t tile = job->k->tile_columns;
+    for (int64_t p = 0; p < n_keys; p += tile) {
+        const gemm_bf16_args gemm = {.a = (const uint16_t *)block->q,
+                                     .lda = job->width,
+                                     .b = (const uint16_t *)block->keys + p * job->width,
+                                     .ldb = 2 * tile,
+                                     .c = block->scores + p,
+                                     .ldc = KERNEL_KEYS,
+                                     .m = block->n_rows * block->n_heads,
+                                     .n = i64_min(tile, n_keys - p),
+                                     .k = job->width};
+        job->k->gemm_bf16(&gemm);
+    }
+}
+
+static void multiply_values_bf16(const attention_job *job, const attention_block *block,
+                                 int64_t n_keys) {
+    const int64_t tile = job->k->tile_columns;
+    for (int64_t column = 0; column < job->width; column += tile) {
+        const gemm_bf16_args gemm = {.a = (const uint16_t *)block->scores,
+                                     .lda = 2 * KERNEL_KEYS,
+                                     .b = (const uint16_t *)block->values + 2 * column,
+                                     .ldb = 2 * job->width,
+                                     .c = block->out + column,
+                                     .ldc = job->width,
+                                     .m = block->n_rows * block->n_heads,
+                                     .n = i64_min(tile, job->width - column),
+                                     .k = round_up(n_keys, 2),
+                                     .accumulate = true};
+        job->k->gemm_bf16(&gemm);
+    }
+}
+
 /** scores = q K^T for keys [first, end). */
 static void multiply_keys(const attention_job *job, const attention_block *block, int64_t n_keys) {
     const int64_t tile = job->k->tile_columns, dim = job->args->head_dim;
@@ -187,6 +268,7 @@ static void weigh_scores(const attention_job *job, const attention_block *block,
         }
         const float factor = job->k->softmax_step(&step);
         float *out = block->out + r * job->width;
+        if (job->bf16) job->k->narrow_bf16(step.scores, step.scores, KERNEL_KEYS);
         if (factor != 1) job->k->scale(out, out, job->width, factor);
     }
 }
@@ -196,8 +278,14 @@ static void load_queries(const attention_job *job, const attention_block *block)
     for (int64_t r = 0; r < block->n_rows * block->n_heads; r++) {
         const int64_t head = block->first_head + r % block->n_heads;
         const int64_t row = block->first_row + r / block->n_heads;
-        memcpy(block->q + r * job->width, args->q + row * args->q_stride + head * args->head_dim,
-               (size_t)args->head_dim * sizeof(float));
+        const float *q = args->q + row * args->q_stride + head * args->head_dim;
+        if (job->bf16) {
+            uint16_t *dst = (uint16_t *)block->q + r * job->width;
+            job->k->narrow_bf16(dst, q, args->head_dim);
+            memset(dst + args->head_dim, 0, (size_t)(job->width - args->head_dim) * sizeof *dst);
+        } else {
+            memcpy(block->q + r * job->width, q, (size_t)args->head_dim * sizeof *q);
+        }
         memset(block->out + r * job->width, 0, (size_t)job->width * sizeof(float));
         block->maximum[r] = -INFINITY;
         block->sum[r] = 0;
@@ -240,11 +328,19 @@ static void attention_task(void *user, int64_t index) {
     visible_keys(args, block.first_row + block.n_rows - 1, &unused, &last);
     for (int64_t key = first / KERNEL_KEYS * KERNEL_KEYS; key < last; key = end) {
         end = i64_min(key + KERNEL_KEYS, last);
-        load_keys(job, &block, key, end);
-        multiply_keys(job, &block, end - key);
-        weigh_scores(job, &block, key);
-        load_values(job, &block, key, end, last);
-        multiply_values(job, &block, end - key);
+        if (job->bf16) {
+            load_keys_bf16(job, &block, key, end);
+            multiply_keys_bf16(job, &block, end - key);
+            weigh_scores(job, &block, key);
+            load_values_bf16(job, &block, key, end);
+            multiply_values_bf16(job, &block, end - key);
+        } else {
+            load_keys(job, &block, key, end);
+            multiply_keys(job, &block, end - key);
+            weigh_scores(job, &block, key);
+            load_values(job, &block, key, end, last);
+            multiply_values(job, &block, end - key);
+        }
         end = key + KERNEL_KEYS;
     }
     store_rows(job, &block);
@@ -261,6 +357,7 @@ void cpu_attention(device *d, const attention_args *args) {
     attention_job job = {.d = d, .k = cpu_kernels(d), .args = args};
     job.group = args->n_heads / args->n_kv_heads;
     job.width = round_up(args->head_dim, KERNEL_PAD);
+    job.bf16 = args->bf16_inputs && job.k->native_bf16 && args->k.dtype != LLAVA_DTYPE_F16;
     assert(job.group * args->n_kv_heads == args->n_heads);
     job.scratch = cpu_scratch_take(d);
     const int64_t blocks = 2 * KERNEL_KEYS * job.width;

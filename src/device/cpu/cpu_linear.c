@@ -230,11 +230,16 @@ static int64_t rounded_rows(const linear_job *job) {
     return i64_max(1, (int64_t)(job->scratch->rows_bytes / row_bytes));
 }
 
+/** Reading the weights takes as long with float32 activations, so generated rows keep them. */
+static bool rounds_inputs(const linear_args *args) {
+    return args->bf16_inputs && args->form == LINEAR_PANEL && args->w->n_cols > 0;
+}
+
 static product_kind choose_kind(const kernels *k, const linear_args *args) {
     switch (args->w->dtype) {
     case LLAVA_DTYPE_F16: return PRODUCT_F16;
     case LLAVA_DTYPE_BF16:
-        return args->bf16_inputs && k->native_bf16 ? PRODUCT_BF16_BF16 : PRODUCT_BF16;
+        return rounds_inputs(args) && k->native_bf16 ? PRODUCT_BF16_BF16 : PRODUCT_BF16;
     default: assert(args->w->dtype == LLAVA_DTYPE_F32); return PRODUCT_F32;
     }
 }
@@ -250,7 +255,7 @@ void cpu_linear(device *d, const linear_args *args) {
                                            (double)args->w->n_cols);
     job.scratch = cpu_scratch_take(d);
     int64_t rows = args->n_rows;
-    bool rounds = args->bf16_inputs && args->w->n_cols > 0;
+    bool rounds = rounds_inputs(args);
     if (rounds) {
         job.x_stride = spread_stride(args->w->n_cols);
         const int64_t fit = rounded_rows(&job);

@@ -70,6 +70,9 @@ typedef struct epilogue_args {
     int64_t m, n;
 } epilogue_args;
 
+/* pair_rows: dst[i] = (a[i], b[i]), the pairs of gemm_bf16.
+   narrow_*: dst may be src, or begin where it does. */
+
 /** One row's step over KERNEL_KEYS scores: keys outside [first, last) count as -infinity, the
  *  others are scores * scale + slope * (index + offset). Updates the running maximum and sum,
  *  turns scores into exp(score - maximum) and returns the factor for what was summed before. */

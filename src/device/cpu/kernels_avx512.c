@@ -10,6 +10,7 @@
 #define TILE_VECTORS 4
 #define DOT_ROWS_MAX 2
 #define NAME(kernel) avx512_##kernel
+#define HAS_DOT_BF16 /* of its own, below */
 
 typedef __m512 vec;
 
@@ -93,6 +94,104 @@ static void avx512_round_bf16(float *dst, const float *src, int64_t n) {
         const __m512i bits = rounded_bf16_bits(_mm512_maskz_loadu_ps(lanes, src + i));
         _mm512_mask_storeu_ps(dst + i, lanes, _mm512_castsi512_ps(_mm512_and_si512(bits, upper)));
     }
+}
+
+/* ---------------------------------------------------------------- DOT of bfloat16 */
+
+#define BF16_STREAMS 4    /* weight rows taken together, at most */
+#define BF16_X_ROWS  4    /* activation rows */
+#define BF16_LONG    2048 /* activations that leave no room in L1: load them less often */
+
+V __mmask32 first_halves(int64_t n) { return n >= 32 ? 0xffffffffu : (1u << n) - 1; }
+
+/** Elements 0, 2, 4 ... (odd: 1, 3, 5 ...) of 32 floats. */
+V vec every_other(vec first, vec second, const bool odd) {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i index = odd ? _mm512_or_si512(even, _mm512_set1_epi32(1)) : even;
+    return _mm512_permutex2var_ps(first, index, second);
+}
+
+/** sum += 32 weights times 32 activations. A bfloat16 is the upper half of a float: of each pair
+ *  one is moved up and the other freed of its neighbour, which is cheaper than widening. */
+V void add_products(vec sum[2], __m512i w, vec even, vec odd) {
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+    sum[0] = v_fma(_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)), even, sum[0]);
+    sum[1] = v_fma(_mm512_castsi512_ps(_mm512_and_si512(w, upper)), odd, sum[1]);
+}
+
+/** Weight rows w[0 .. nw) times x rows [0 .. nx); one sum over even and one over odd elements. */
+V void tile_dot_bf16(const uint8_t *const w[BF16_STREAMS], const float *x, const dot_args *args,
+                     float *const dst[BF16_STREAMS], const int nw, const int nx) {
+    const int64_t k = args->k, stride = args->x_stride;
+    vec sum[BF16_STREAMS][BF16_X_ROWS][2];
+    UNROLL for (int r = 0; r < nw; r++) {
+        UNROLL for (int i = 0; i < nx; i++) sum[r][i][0] = sum[r][i][1] = v_set(0);
+    }
+    int64_t p = 0;
+    for (; p + 32 <= k; p += 32) {
+        vec even[BF16_X_ROWS], odd[BF16_X_ROWS];
+        UNROLL for (int i = 0; i < nx; i++) {
+            const vec x0 = v_load(x + i * stride + p), x1 = v_load(x + i * stride + p + LANES);
+            even[i] = every_other(x0, x1, false);
+            odd[i] = every_other(x0, x1, true);
+        }
+        UNROLL for (int r = 0; r < nw; r++) {
+            __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD);
+            const __m512i v = _mm512_loadu_si512(w[r] + 2 * p);
+            UNROLL for (int i = 0; i < nx; i++) add_products(sum[r][i], v, even[i], odd[i]);
+        }
+    }
+    if (p < k) {
+        const int64_t n = k - p;
+        const __mmask16 low = first_lanes(i64_min(n, LANES));
+        const __mmask16 high = first_lanes(i64_max(n - LANES, 0));
+        UNROLL for (int i = 0; i < nx; i++) {
+            const vec x0 = _mm512_maskz_loadu_ps(low, x + i * stride + p);
+            const vec x1 = _mm512_maskz_loadu_ps(high, x + i * stride + p + LANES);
+            const vec even = every_other(x0, x1, false), odd = every_other(x0, x1, true);
+            UNROLL for (int r = 0; r < nw; r++) {
+                const __m512i v = _mm512_maskz_loadu_epi16(first_halves(n), w[r] + 2 * p);
+                add_products(sum[r][i], v, even, odd);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < nw; r++) {
+        UNROLL for (int i = 0; i < nx; i++) {
+            dst[r][i * args->dst_stride] = v_sum(v_add(sum[r][i][0], sum[r][i][1]));
+        }
+    }
+}
+
+V void dot_rows_bf16(const dot_args *args, int64_t r, int64_t apart, const int nw) {
+    const uint8_t *w[BF16_STREAMS];
+    float *dst[BF16_STREAMS];
+    UNROLL for (int s = 0; s < nw; s++) {
+        w[s] = (const uint8_t *)args->w + (r + s * apart) * args->k * 2;
+        dst[s] = args->dst + r + s * apart;
+    }
+    for (int64_t i = 0, n; i < args->n_x; i += n) {
+        const float *x = (const float *)args->x + i * args->x_stride;
+        const int64_t left = args->n_x - i;
+        n = left >= 4 && nw <= 2 ? 4 : left >= 2 ? 2 : 1;
+        switch (n) {
+        case 4: tile_dot_bf16(w, x, args, dst, nw > 2 ? 2 : nw, 4); break;
+        case 2: tile_dot_bf16(w, x, args, dst, nw, 2); break;
+        default: tile_dot_bf16(w, x, args, dst, nw, 1); break;
+        }
+        UNROLL for (int s = 0; s < nw; s++) dst[s] += n * args->dst_stride;
+    }
+}
+
+/** Few, long streams; their number changes nothing in a row's sum. */
+static void avx512_dot_bf16(const dot_args *args) {
+    const int64_t streams = args->k > BF16_LONG ? 4 : 2, apart = args->n_w / streams;
+    if (streams == 4) {
+        for (int64_t r = 0; r < apart; r++) dot_rows_bf16(args, r, apart, 4);
+    } else {
+        for (int64_t r = 0; r < apart; r++) dot_rows_bf16(args, r, apart, 2);
+    }
+    for (int64_t r = streams * apart; r < args->n_w; r++) dot_rows_bf16(args, r, 0, 1);
 }
 
 /* ---------------------------------------------------------------- packing */

@@ -90,6 +90,23 @@ static void bf16_gemm_bf16(const gemm_bf16_args *args) {
     }
 }
 
+static void bf16_pair_rows(uint16_t *dst, const uint16_t *a, const uint16_t *b, int64_t n) {
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        const __m512i x = _mm512_loadu_si512(a + i), y = _mm512_loadu_si512(b + i);
+        const __m512i low = _mm512_unpacklo_epi16(x, y), high = _mm512_unpackhi_epi16(x, y);
+        /* quarters of low and high alternate */
+        const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+        const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        _mm512_storeu_si512(dst + 2 * i, _mm512_permutex2var_epi64(low, first, high));
+        _mm512_storeu_si512(dst + 2 * i + 2 * LANES, _mm512_permutex2var_epi64(low, second, high));
+    }
+    for (; i < n; i++) {
+        dst[2 * i] = a[i];
+        dst[2 * i + 1] = b[i];
+    }
+}
+
 /* ---------------------------------------------------------------- DOT */
 
 #define PREFETCH_AHEAD 4096 /* bytes */
@@ -175,4 +192,5 @@ void kernels_fill_avx512bf16(kernels *table) {
     table->native_bf16 = true;
     table->gemm_bf16 = bf16_gemm_bf16;
     table->dot_bf16_bf16 = bf16_dot_bf16_bf16;
+    table->pair_rows = bf16_pair_rows;
 }

@@ -82,6 +82,13 @@ static void c_pack_bf16_pairs(const pack_args *args) {
     }
 }
 
+static void c_pair_rows(uint16_t *dst, const uint16_t *a, const uint16_t *b, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        dst[2 * i] = a[i];
+        dst[2 * i + 1] = b[i];
+    }
+}
+
 static float sum_lanes(const float lane[LANES]) {
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) +
            ((lane[1] + lane[5]) + (lane[3] + lane[7]));

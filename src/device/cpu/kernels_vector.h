@@ -447,6 +447,8 @@ INLINE vec load_f32_n(const uint8_t *p, int64_t n) { return v_load_n((const floa
     }
 DOT(dot_f32, 4, load_f32, 2)
 DOT(dot_f16, 2, v_load_f16, 4)
+#ifndef HAS_DOT_BF16
 DOT(dot_bf16, 2, v_load_bf16, 4)
+#endif
 
 #endif

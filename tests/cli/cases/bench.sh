@@ -11,7 +11,7 @@ grep -c '"fraction"' "$WORK/report"
 echo '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 48,
   "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 6,
   "vocab_size": 50}' >"$WORK/plain.json"
-"$LLAVA" bench --dummy "$WORK/plain.json" --prompts 3 --contexts 0 --repeat 2 --json >"$WORK/report"
+"$LLAVA" bench --dummy "$WORK/plain.json" --prompts 3 --contexts 0 --repeat 2 --cpu-time --json >"$WORK/report"
 grep -o '"stage": "[^"]*"' "$WORK/report"
 try() {
     "$LLAVA" bench "$@"
