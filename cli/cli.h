@@ -31,6 +31,7 @@ typedef enum command_id {
     CMD_CONVERT = 1 << 7,
     CMD_PULL = 1 << 8,
     CMD_BENCH = 1 << 9,
+    CMD_COMPARE = 1 << 10,
 } command_id;
 
 /** A repeatable option's values, in order; the strings belong to argv. */
@@ -38,6 +39,18 @@ typedef struct text_list {
     const char **items;
     size_t count;
 } text_list;
+
+/** Loading options of one side alone: "--a-torch-dtype float32". Applied after the common ones. */
+typedef struct side_setting {
+    int side; /* 0: A, 1: B */
+    const struct cli_option *option;
+    const char *value; /* of argv; NULL for flags */
+} side_setting;
+
+typedef struct side_list {
+    side_setting *items;
+    size_t count;
+} side_list;
 
 /** Everything a command line can say. Absent options are zero. */
 typedef struct cli_args {
@@ -49,6 +62,7 @@ typedef struct cli_args {
     const char *dummy, *tiles, *prompts, *contexts;
     int64_t parallel, context_tokens, repeat;
     bool raw, json, stats, print_prompt, decode, prompt, no_question, cpu_time, help;
+    side_list sides; /* compare */
     text_list words; /* what is no option */
 } cli_args;
 
@@ -75,6 +89,7 @@ int cmd_templates(const cli_args *args);
 int cmd_verify(const cli_args *args);
 int cmd_convert(const cli_args *args);
 int cmd_pull(const cli_args *args);
+int cmd_compare(const cli_args *args);
 int cmd_bench(const cli_args *args);
 
 /** Fills the hub_* options that the command line left open from the environment variables that
@@ -111,6 +126,10 @@ extern const size_t cli_option_count;
  *  false. cli_args_free() in either case. */
 bool cli_parse(const cli_command *command, int argc, char **argv, cli_args *args);
 void cli_args_free(cli_args *args);
+/** True for options that compare takes for one side alone, too. */
+bool cli_option_has_sides(const cli_option *option);
+/** The loading options of one side of a comparison. */
+llava_load_options cli_side_options(const cli_args *args, int side);
 
 const cli_command *cli_command_find(const char *name);
 /** The word of `words` nearest to `text`, or NULL when none is near. */

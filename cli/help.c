@@ -92,6 +92,8 @@ static void print_choices(const char *choices) {
 }
 
 static int print_values(const cli_command *command, const char *name) {
+    if (command->id == CMD_COMPARE && (name[0] == 'a' || name[0] == 'b') && name[1] == '-')
+        name += 2;
     if (strcmp(name, "conv-mode") == 0) {
         for (size_t i = 0; i < llava_template_count(); i++) puts(llava_template_name(i));
         return 0;
@@ -121,7 +123,12 @@ int cli_print_completion(int argc, char **argv) {
     const cli_command *command = cli_command_find(argv[0]);
     if (!command) return 0;
     if (argc > 1) return print_values(command, argv[1]);
-    for (size_t i = 0; i < cli_option_count; i++)
-        if (cli_options[i].commands & command->id) printf("--%s\n", cli_options[i].name);
+    for (size_t i = 0; i < cli_option_count; i++) {
+        const cli_option *option = &cli_options[i];
+        if (!(option->commands & command->id)) continue;
+        printf("--%s\n", option->name);
+        if (command->id == CMD_COMPARE && cli_option_has_sides(option))
+            printf("--a-%s\n--b-%s\n", option->name, option->name);
+    }
     return 0;
 }

@@ -49,6 +49,14 @@ const cli_command cli_commands[] = {
      "--torch-dtype (default: as stored) - to the new directory OUTPUT, in the original layout.",
      "llava convert llava-lora merged --model-base vicuna-7b --torch-dtype bfloat16", 2, 2,
      cmd_convert},
+    {CMD_COMPARE, "compare", "A [B] --data FILE [OPTIONS]", "what another setting changes",
+     "Reads each line's question and answer under both models and compares what they expect in\n"
+     "front of every token of the answers: divergence, same likeliest token, perplexity. Without\n"
+     "B it is A again. A line is an object with 'question', 'answer' (or 'text', which batch\n"
+     "writes), and 'images' or 'image' as in batch. Options that load a model mean both; with a-\n"
+     "or b- in front of their name they mean one: --a-torch-dtype float32 --b-load-4bit.",
+     "llava compare models/demo --data answers.jsonl --a-torch-dtype float32 --b-load-4bit", 1, 2,
+     cmd_compare},
     {CMD_PULL, "pull", "ID... [OPTIONS]", "download from the Hub into its cache",
      "Downloads what loading needs of each repository, resuming what was interrupted, and prints\n"
      "the directory it lies in. A private or gated repository needs HF_TOKEN.",

@@ -10,7 +10,9 @@
 #include "cli.h"
 #include "tensor/tensor.h"
 
-#define MODEL     (CMD_RUN | CMD_CHAT | CMD_BATCH | CMD_INFO | CMD_TOKENIZE | CMD_CONVERT | CMD_BENCH)
+#define MODEL                                                                                      \
+    (CMD_RUN | CMD_CHAT | CMD_BATCH | CMD_INFO | CMD_TOKENIZE | CMD_CONVERT | CMD_BENCH |          \
+     CMD_COMPARE)
 #define ANSWER    (CMD_RUN | CMD_CHAT | CMD_BATCH)
 #define HUB       (MODEL | CMD_PULL)
 #define ALL       (MODEL | CMD_TEMPLATES | CMD_VERIFY | CMD_PULL)
@@ -57,11 +59,11 @@ const cli_option cli_options[] = {
     {"image", "FILE", "picture to attach; may be repeated, kept in order", NULL, OPTION_LIST,
      AT(images), 0, 0, CMD_RUN | CMD_CHAT | CMD_BENCH},
     {"conv-mode", "NAME", "conversation template, or 'checkpoint' for its own (default: chosen)",
-     NULL, OPTION_TEXT, AT(conv_mode), 0, 0, ANSWER},
+     NULL, OPTION_TEXT, AT(conv_mode), 0, 0, ANSWER | CMD_COMPARE},
     {"system", "TEXT", "system message in place of the template's own", NULL, OPTION_TEXT,
-     AT(system), 0, 0, ANSWER},
+     AT(system), 0, 0, ANSWER | CMD_COMPARE},
     {"raw", NULL, "take the prompt as it stands, without a template", NULL, OPTION_FLAG, AT(raw), 0,
-     0, CMD_RUN | CMD_BATCH},
+     0, CMD_RUN | CMD_BATCH | CMD_COMPARE},
     {"print-prompt", NULL, "print the rendered prompt and stop", NULL, OPTION_FLAG,
      AT(print_prompt), 0, 0, CMD_RUN},
     {"context-tokens", "N", "positions the cache has room for (default: the model's context)", NULL,
@@ -100,8 +102,8 @@ const cli_option cli_options[] = {
      AT(generate.keep_special_tokens), 0, 0, ANSWER},
 
     /* batch */
-    {"data", "FILE", "questions, one JSON object a line", NULL, OPTION_TEXT, AT(data), 0, 0,
-     CMD_BATCH},
+    {"data", "FILE", "questions (and answers), one JSON object a line", NULL, OPTION_TEXT, AT(data),
+     0, 0, CMD_BATCH | CMD_COMPARE},
     {"output", "FILE", "answers; lines already there are not asked again (default: stdout)", NULL,
      OPTION_TEXT, AT(output), 0, 0, CMD_BATCH},
     {"parallel", "N", "questions answered at a time (default 4)", NULL, OPTION_I64, AT(parallel), 1,
@@ -135,7 +137,7 @@ const cli_option cli_options[] = {
     {"stats", NULL, "print times and tokens per second to stderr", NULL, OPTION_FLAG, AT(stats), 0,
      0, ANSWER},
     {"json", NULL, "one JSON document in place of text", NULL, OPTION_FLAG, AT(json), 0, 0,
-     CMD_RUN | CMD_INFO | CMD_TEMPLATES | CMD_VERIFY | CMD_BENCH},
+     CMD_RUN | CMD_INFO | CMD_TEMPLATES | CMD_VERIFY | CMD_BENCH | CMD_COMPARE},
     {"help", NULL, "print this help", NULL, OPTION_FLAG, AT(help), 0, 0, ALL},
 };
 const size_t cli_option_count = LLAVA_COUNT(cli_options);
@@ -214,6 +216,29 @@ static bool set_value(const cli_option *option, cli_args *args, const char *text
     }
 }
 
+/* ---------------------------------------------------------------- sides of a comparison */
+
+bool cli_option_has_sides(const cli_option *option) {
+    return option->offset - AT(load) < sizeof(llava_load_options);
+}
+
+static bool side_append(cli_args *args, side_setting setting) {
+    side_setting *items = realloc(args->sides.items, (args->sides.count + 1) * sizeof *items);
+    if (!items) return false;
+    items[args->sides.count++] = setting;
+    args->sides.items = items;
+    return true;
+}
+
+llava_load_options cli_side_options(const cli_args *args, int side) {
+    cli_args own = {.load = args->load};
+    for (size_t i = 0; i < args->sides.count; i++) {
+        const side_setting *s = &args->sides.items[i];
+        if (s->side == side) set_value(s->option, &own, s->value);
+    }
+    return own.load;
+}
+
 /* ---------------------------------------------------------------- the command line */
 
 static const cli_option *find_option(const cli_command *command, const char *name, size_t size) {
@@ -252,12 +277,32 @@ static void report_value(const cli_command *command, const cli_option *option, c
                         option->low, option->high, value);
 }
 
+/** "a-NAME" and "b-NAME" of compare: the option, and which side. */
+static const cli_option *find_side_option(const cli_command *command, const char *word, size_t size,
+                                          int *side) {
+    if (command->id != CMD_COMPARE || size < 3 || word[1] != '-') return NULL;
+    if (word[0] != 'a' && word[0] != 'b') return NULL;
+    const cli_option *option = find_option(command, word + 2, size - 2);
+    *side = word[0] == 'b';
+    return option && cli_option_has_sides(option) ? option : NULL;
+}
+
+/** The value for both sides or, checked as if it were, for one. */
+static bool take_value(const cli_option *option, int side, const char *value, cli_args *args) {
+    if (side < 0) return set_value(option, args, value);
+    cli_args trial = {0};
+    return set_value(option, &trial, value) &&
+           side_append(args, (side_setting){.side = side, .option = option, .value = value});
+}
+
 /** One "--name", "--name value" or "--name=value" at argv[*i]; moves *i to its last word. */
 static bool parse_option(const cli_command *command, int argc, char **argv, int *i,
                          cli_args *args) {
     const char *word = argv[*i] + 2;
     const size_t size = strcspn(word, "=");
-    const cli_option *option = find_option(command, word, size);
+    int side = -1;
+    const cli_option *option = find_side_option(command, word, size, &side);
+    if (!option) option = find_option(command, word, size);
     if (!option) {
         report_unknown(command, word, size);
         return false;
@@ -276,7 +321,7 @@ static bool parse_option(const cli_command *command, int argc, char **argv, int 
     }
     const bool listed =
         !option->choices || option->kind == OPTION_DTYPE || is_choice(option->choices, value);
-    if (listed && set_value(option, args, value)) return true;
+    if (listed && take_value(option, side, value, args)) return true;
     report_value(command, option, value);
     return false;
 }
@@ -322,6 +367,7 @@ void cli_args_free(cli_args *args) {
     free(args->images.items);
     free(args->stop.items);
     free(args->stop_ids.items);
+    free(args->sides.items);
     free(args->words.items);
     *args = (cli_args){0};
 }

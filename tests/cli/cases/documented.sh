@@ -4,7 +4,8 @@ for command in $("$LLAVA" --completion-words | grep -v '^--'); do
     grep -q "llava $command" "$WORK/manual" || echo "the manual lacks the command $command"
     grep -q "## \`llava $command" "$CLI_SOURCE/../docs/CLI.md" ||
         echo "docs/CLI.md lacks the command $command"
-    for option in $("$LLAVA" --completion-words "$command"); do
+    # compare's --a-NAME and --b-NAME are described once
+    for option in $("$LLAVA" --completion-words "$command" | sed 's/^--[ab]-/--/' | sort -u); do
         grep -q -e "$option\\b" "$WORK/manual" || echo "the manual lacks $option"
         grep -q -e "\`$option\\b" "$CLI_SOURCE/../docs/CLI.md" || echo "docs/CLI.md lacks $option"
     done
