@@ -59,7 +59,7 @@ static void ask(llava_session *session, const json_t *item) {
     size_t n = prepare(item, images, text, sizeof text);
     const llava_message message = {.role = 0, .text = text};
     const llava_generate_options options = {.max_new_tokens = 48};
-    const llava_result *result;
+    const llava_result *result = NULL;
     if (llava_session_ask(session, NULL, &message, 1, (const llava_image *const *)images, n,
                           &err) ||
         llava_session_generate(session, &options, &result, &err))
