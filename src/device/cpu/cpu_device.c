@@ -4,9 +4,7 @@
  */
 #include <pthread.h>
 #include <stdlib.h>
-#ifdef LLAVA_HAVE_AVX2
-#include <cpuid.h>
-#endif
+#include <sys/mman.h>
 #ifdef LLAVA_HAVE_AVX2
 #include <cpuid.h>
 #endif
@@ -217,9 +215,18 @@ int cpu_threads_for(const device *d, double n_operations) {
 
 /* ---------------------------------------------------------------- memory */
 
+#define HUGE_PAGE  ((size_t)2 << 20)
+#define HUGE_WORTH ((size_t)32 << 20) /* smaller pieces are often used in part only */
+
+/** Large pieces start at a huge page and ask for huge ones: fewer faults while they fill up, fewer
+ *  look-ups while they are read. Whether the system has any is its affair. */
 static void *cpu_alloc(device *d, size_t n_bytes) {
     (void)d;
-    return aligned_new(n_bytes);
+    if (n_bytes < HUGE_WORTH || n_bytes > SIZE_MAX - HUGE_PAGE) return aligned_new(n_bytes);
+    const size_t rounded = (n_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *memory = aligned_alloc(HUGE_PAGE, rounded);
+    if (memory) madvise(memory, rounded, MADV_HUGEPAGE);
+    return memory;
 }
 
 static void cpu_release(device *d, void *memory) {
