@@ -137,7 +137,7 @@ V void tile_dot_bf16(const uint8_t *const w[BF16_STREAMS], const float *x, const
             odd[i] = every_other(x0, x1, true);
         }
         UNROLL for (int r = 0; r < nw; r++) {
-            __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD);
+            __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD, 0, PREFETCH_LEVEL(2));
             const __m512i v = _mm512_loadu_si512(w[r] + 2 * p);
             UNROLL for (int i = 0; i < nx; i++) add_products(sum[r][i], v, even[i], odd[i]);
         }

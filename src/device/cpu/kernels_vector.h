@@ -368,6 +368,9 @@ typedef struct dot_sum {
 } dot_sum;
 
 #define PREFETCH_AHEAD 4096 /* bytes */
+/** Halves go to L2: in L1 they would push out the activations, which take more room than they do.
+ */
+#define PREFETCH_LEVEL(size) ((size) == 2 ? 2 : 3)
 
 INLINE vec load_f32(const uint8_t *p) { return v_load((const float *)p); }
 INLINE vec load_f32_n(const uint8_t *p, int64_t n) { return v_load_n((const float *)p, n); }
@@ -389,7 +392,7 @@ INLINE vec load_f32_n(const uint8_t *p, int64_t n) { return v_load_n((const floa
             UNROLL for (int r = 0; r < nw; r++) {                                                  \
                 const uint8_t *at = w[r] + p * (size);                                             \
                 for (int line = 0; line < 2 * LANES * (size); line += 64)                          \
-                    __builtin_prefetch(at + line + PREFETCH_AHEAD);                                \
+                    __builtin_prefetch(at + line + PREFETCH_AHEAD, 0, PREFETCH_LEVEL(size));       \
                 even[r] = load(at);                                                                \
                 odd[r] = load(at + LANES * (size));                                                \
             }                                                                                      \
