@@ -90,6 +90,41 @@ static void bf16_gemm_bf16(const gemm_bf16_args *args) {
     }
 }
 
+/* ---------------------------------------------------------------- conversion */
+
+#define CLASS_SUBNORMAL 0x20 /* of vfpclassps */
+
+static void narrow_few(uint8_t *dst, const float *src, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const uint16_t half = f32_to_bf16(src[i]);
+        memcpy(dst + 2 * i, &half, sizeof half);
+    }
+}
+
+/** The instruction takes subnormals for zero, which is not their rounding. */
+static void bf16_narrow_bf16(void *dst, const float *src, int64_t n) {
+    uint8_t *p = dst;
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        const __m512 low = _mm512_loadu_ps(src + i), high = _mm512_loadu_ps(src + i + LANES);
+        const __mmask16 odd = _mm512_fpclass_ps_mask(low, CLASS_SUBNORMAL) |
+                              _mm512_fpclass_ps_mask(high, CLASS_SUBNORMAL);
+        if (__builtin_expect(odd != 0, 0))
+            narrow_few(p + 2 * i, src + i, 2 * LANES);
+        else
+            _mm512_storeu_si512(p + 2 * i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+    for (; i < n; i += LANES) {
+        const int64_t left = i64_min(LANES, n - i);
+        const __mmask16 lanes = (__mmask16)((1u << left) - 1);
+        const __m512 v = _mm512_maskz_loadu_ps(lanes, src + i);
+        if (__builtin_expect(_mm512_fpclass_ps_mask(v, CLASS_SUBNORMAL) != 0, 0))
+            narrow_few(p + 2 * i, src + i, left);
+        else
+            _mm256_mask_storeu_epi16(p + 2 * i, lanes, (__m256i)_mm512_cvtneps_pbh(v));
+    }
+}
+
 static void bf16_pair_rows(uint16_t *dst, const uint16_t *a, const uint16_t *b, int64_t n) {
     int64_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
@@ -193,4 +228,5 @@ void kernels_fill_avx512bf16(kernels *table) {
     table->gemm_bf16 = bf16_gemm_bf16;
     table->dot_bf16_bf16 = bf16_dot_bf16_bf16;
     table->pair_rows = bf16_pair_rows;
+    table->narrow_bf16 = bf16_narrow_bf16;
 }
