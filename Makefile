@@ -29,7 +29,7 @@ install: build
 	@meson install -C $(BUILD)
 
 format:
-	@git ls-files '*.c' '*.h' | xargs clang-format -i
+	@find include src cli tests bench examples -name '*.[ch]' | xargs clang-format -i
 
 lint:
 	@tools/lint.sh

@@ -6,6 +6,7 @@
  */
 #include <dirent.h>
 
+#include "load/load.h"
 #include "reference_images.h"
 
 #define FRAMES_MAX 256
@@ -14,6 +15,15 @@ typedef struct trace {
     const json_t *root;
     llava_image_processor *processor;
 } trace;
+
+/** Its tower is named from the reference folder or lies inside the checkpoint. */
+static llava_status read_tower(llava_config *config, const char *directory, arena *memory,
+                               llava_error *err) {
+    const char *name = config->mm.vision_tower;
+    const char *tower = load_find_tower(memory, name, reference_folder(), directory);
+    if (tower == NULL) return llava_fail(err, LLAVA_IO, "%s: no tower %s", directory, name);
+    return config_read_tower(config, tower, err);
+}
 
 /** The processor of the checkpoint that the call names; paths start in the reference folder. */
 static llava_status load_processor(const json_t *call, arena *memory, llava_image_processor **out,
@@ -28,8 +38,7 @@ static llava_status load_processor(const json_t *call, arena *memory, llava_imag
         .overwrite_config = text};
     llava_config *config = NULL;
     llava_status status = config_load(&request, &config, err);
-    if (status == LLAVA_OK)
-        status = config_read_tower(config, path_join(memory, folder, config->mm.vision_tower), err);
+    if (status == LLAVA_OK) status = read_tower(config, request.directory, memory, err);
     if (status == LLAVA_OK) status = image_processor_new(config, out, err);
     config_free(&config);
     free(text);
