@@ -148,8 +148,6 @@ int cli_usage_error(const cli_command *command, const char *format, ...) LLAVA_P
 int cli_fail(const llava_error *err);
 int cli_fail_text(const char *format, ...) LLAVA_PRINTF(1, 2);
 
-/** A JSON string; bytes that are no UTF-8 become U+FFFD. NULL only when memory is short. */
-json_t *cli_json_text(const char *text, size_t size);
 json_t *cli_json_ids(const int32_t *ids, size_t count);
 /** Prints one document and a newline, releases it. False when it could not be written. */
 bool cli_print_json(FILE *out, json_t *document, bool indent);

@@ -70,7 +70,8 @@ static llava_status put_answer(batch *b, size_t index, json_t *answer, llava_err
 static llava_status put_error(batch *b, size_t index, json_t *line, const llava_error *failure,
                               llava_error *err) {
     json_t *answer = line ? line : json_object();
-    json_object_set_new(answer, "error", cli_json_text(failure->message, strlen(failure->message)));
+    json_object_set_new(answer, "error",
+                        json_clean_string(failure->message, strlen(failure->message)));
     b->n_failed++;
     return put_answer(b, index, answer, err);
 }
@@ -207,7 +208,7 @@ static llava_status collect_answers(batch *b, llava_error *err) {
         const llava_result *r = llava_session_result(s->session);
         if (!r || r->finish_reason == LLAVA_FINISH_NONE) continue;
         if (r->finish_reason == LLAVA_FINISH_CANCELLED) continue; /* asked again next time */
-        json_object_set_new(s->line, "text", cli_json_text(r->text, r->text_size));
+        json_object_set_new(s->line, "text", json_clean_string(r->text, r->text_size));
         json_object_set_new(s->line, "finish_reason",
                             json_string(cli_finish_name(r->finish_reason)));
         json_t *answer = s->line;

@@ -67,9 +67,9 @@ static llava_status print_prompt(const cli_args *args, const question *q, llava_
         status = cli_render(&dialog, &prompt, err);
     if (status == LLAVA_OK) {
         if (args->json) {
-            cli_print_json(stdout,
-                           json_pack("{s:o}", "prompt", cli_json_text(prompt.data, prompt.size)),
-                           true);
+            cli_print_json(
+                stdout, json_pack("{s:o}", "prompt", json_clean_string(prompt.data, prompt.size)),
+                true);
         } else {
             fwrite(prompt.data, 1, prompt.size, stdout);
             fputc('\n', stdout);
@@ -100,7 +100,7 @@ static json_t *timings_json(const question *q, const llava_result *r) {
 
 static bool print_result(const cli_args *args, const question *q, const llava_result *r) {
     json_t *document = json_pack(
-        "{s:o, s:o, s:I, s:I, s:I, s:s, s:o}", "text", cli_json_text(r->text, r->text_size),
+        "{s:o, s:o, s:I, s:I, s:I, s:s, s:o}", "text", json_clean_string(r->text, r->text_size),
         "token_ids", cli_json_ids(r->ids, r->n_ids), "prompt_tokens",
         (json_int_t)r->n_prompt_tokens, "visual_tokens", (json_int_t)r->n_visual_tokens,
         "cached_tokens", (json_int_t)r->n_cached_tokens, "finish_reason",

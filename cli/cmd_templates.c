@@ -20,7 +20,7 @@ static const char *style_name(template_style style) {
 }
 
 static json_t *text_or_null(const char *text) {
-    return text ? cli_json_text(text, strlen(text)) : json_null();
+    return text ? json_clean_string(text, strlen(text)) : json_null();
 }
 
 static json_t *template_json(const conversation_template *t) {
@@ -58,7 +58,7 @@ static int show_template(const cli_args *args, const conversation_template *t) {
         status = cli_fail(&err);
     } else if (args->json) {
         json_t *document = template_json(t);
-        json_object_set_new(document, "example", cli_json_text(prompt.data, prompt.size));
+        json_object_set_new(document, "example", json_clean_string(prompt.data, prompt.size));
         cli_print_json(stdout, document, true);
     } else {
         fwrite(prompt.data, 1, prompt.size, stdout);

@@ -37,7 +37,7 @@ static json_t *token_texts(const llava_tokenizer *tokenizer, const ids *list) {
         const char *text = list->data[i] == IMAGE_TOKEN_INDEX
                                ? "<image>"
                                : tokenizer_token(tokenizer, list->data[i]);
-        json_array_append_new(array, text ? cli_json_text(text, strlen(text)) : json_null());
+        json_array_append_new(array, text ? json_clean_string(text, strlen(text)) : json_null());
     }
     return array;
 }
@@ -45,7 +45,7 @@ static json_t *token_texts(const llava_tokenizer *tokenizer, const ids *list) {
 static llava_status print_line(const llava_tokenizer *tokenizer, const char *text, size_t size,
                                const ids *list, llava_error *err) {
     json_t *line =
-        json_pack("{s:o, s:o, s:o}", "text", cli_json_text(text, size), "ids",
+        json_pack("{s:o, s:o, s:o}", "text", json_clean_string(text, size), "ids",
                   cli_json_ids(list->data, list->count), "tokens", token_texts(tokenizer, list));
     if (!line) return llava_fail_memory(err, size, "a line");
     return cli_print_json(stdout, line, false)

@@ -13,9 +13,9 @@ static bool verify_one(const char *path, const verify_options *options, json_t *
         if (cases)
             json_array_append_new(cases,
                                   json_pack("{s:o, s:b, s:[], s:[], s:o}", "case",
-                                            cli_json_text(path, strlen(path)), "pass", 0, "stages",
-                                            "not_compared", "error",
-                                            cli_json_text(err.message, strlen(err.message))));
+                                            json_clean_string(path, strlen(path)), "pass", 0,
+                                            "stages", "not_compared", "error",
+                                            json_clean_string(err.message, strlen(err.message))));
         cli_fail(&err);
         return false;
     }

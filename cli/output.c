@@ -36,21 +36,6 @@ int cli_fail(const llava_error *err) {
 
 /* ---------------------------------------------------------------- JSON */
 
-json_t *cli_json_text(const char *text, size_t size) {
-    bytes clean = {0};
-    bool ok = bytes_reserve(&clean, size + 1);
-    for (size_t i = 0; ok && i < size;) {
-        int32_t code;
-        const size_t length = utf8_decode(text + i, size - i, &code);
-        ok = code < 0 ? bytes_append(&clean, "\xef\xbf\xbd", 3)
-                      : bytes_append(&clean, text + i, length);
-        i += length;
-    }
-    json_t *string = ok ? json_stringn(clean.data ? clean.data : "", clean.size) : NULL;
-    bytes_free(&clean);
-    return string;
-}
-
 json_t *cli_json_ids(const int32_t *ids, size_t count) {
     json_t *array = json_array();
     for (size_t i = 0; array && i < count; i++) json_array_append_new(array, json_integer(ids[i]));

@@ -82,6 +82,21 @@ const json_t *json_get(const json_t *object, const char *key) {
     return json_is_null(value) ? NULL : value;
 }
 
+json_t *json_clean_string(const char *text, size_t size) {
+    bytes clean = {0};
+    bool ok = bytes_reserve(&clean, size + 1);
+    for (size_t i = 0; ok && i < size;) {
+        int32_t code;
+        const size_t length = utf8_decode(text + i, size - i, &code);
+        ok = code < 0 ? bytes_append(&clean, "\xef\xbf\xbd", 3)
+                      : bytes_append(&clean, text + i, length);
+        i += length;
+    }
+    json_t *string = ok ? json_stringn(clean.data ? clean.data : "", clean.size) : NULL;
+    bytes_free(&clean);
+    return string;
+}
+
 const char *json_kind(const json_t *value) {
     switch (value ? json_typeof(value) : JSON_NULL) {
     case JSON_OBJECT: return "an object";

@@ -32,6 +32,8 @@ llava_status json_get_string(const json_t *object, const char *what, const char 
 
 /** The member, or NULL when absent or null. */
 const json_t *json_get(const json_t *object, const char *key);
+/** A JSON string; bytes that are no UTF-8 become U+FFFD. NULL only when memory is short. */
+json_t *json_clean_string(const char *text, size_t size);
 const char *json_kind(const json_t *value); /* "an object", "a string", ... for errors */
 
 #endif

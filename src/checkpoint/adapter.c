@@ -2,22 +2,21 @@
  *
  * LoRA adapters, trainables and projectors as files beside a base model.
  */
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <math.h>
-#include <pcre2.h>
 #include <stdlib.h>
 
 #include "adapter.h"
 #include "adapter_names.h"
+#include "adapter_patterns.h"
 #include "base/json.h"
 
-#define RANK_MAX    65536
-#define MATCH_LIMIT 100000 /* backtracking steps of one pattern against one name */
+#define RANK_MAX 65536
 
 /** adapter_config.json, as far as merging needs it. */
 typedef struct adapter_config {
     const char *what; /* path, for errors */
     const json_t *rank_pattern, *alpha_pattern;
+    adapter_patterns *patterns;
     int64_t rank;
     double alpha;
     bool rslora;
@@ -40,44 +39,10 @@ bool projector_exists(const char *directory) {
 
 /* ---------------------------------------------------------------- ranks and scales */
 
-/** transformers' layer_replication and peft's patterns: re.match(rf".*\.{key}$", module). */
-static bool pattern_matches(const char *key, const char *module, arena *memory) {
-    const char *text = arena_printf(memory, "^.*\\.%s$", key);
-    int code;
-    PCRE2_SIZE offset;
-    pcre2_code *regex = text ? pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED,
-                                             PCRE2_UTF | PCRE2_DOLLAR_ENDONLY, &code, &offset, NULL)
-                             : NULL;
-    if (!regex) return false;
-    pcre2_match_data *match = pcre2_match_data_create_from_pattern(regex, NULL);
-    pcre2_match_context *context = pcre2_match_context_create(NULL);
-    bool found = false;
-    if (match && context) {
-        pcre2_set_match_limit(context, MATCH_LIMIT);
-        found = pcre2_match(regex, (PCRE2_SPTR)module, strlen(module), 0, 0, match, context) > 0;
-    }
-    pcre2_match_context_free(context);
-    pcre2_match_data_free(match);
-    pcre2_code_free(regex);
-    return found;
-}
-
-/** The key of rank_pattern or alpha_pattern that names this module, else the module itself. */
-static const char *pattern_key(const adapter_config *c, const char *module, arena *memory) {
-    const json_t *const maps[] = {c->rank_pattern, c->alpha_pattern};
-    for (size_t i = 0; i < LLAVA_COUNT(maps); i++) {
-        const char *key;
-        json_t *value;
-        json_object_foreach((json_t *)(uintptr_t)maps[i], key, value) {
-            if (pattern_matches(key, module, memory)) return key;
-        }
-    }
-    return module;
-}
-
 static llava_status module_scale(const adapter_config *c, lora_module *m, int64_t rank,
-                                 arena *memory, llava_error *err) {
-    const char *key = pattern_key(c, m->module, memory);
+                                 llava_error *err) {
+    const char *key;
+    LLAVA_TRY(adapter_patterns_key(c->patterns, m->module, &key, err));
     const json_t *own_rank = json_object_get(c->rank_pattern, key);
     const json_t *own_alpha = json_object_get(c->alpha_pattern, key);
     const int64_t expected = json_is_integer(own_rank) ? json_integer_value(own_rank) : c->rank;
@@ -91,8 +56,7 @@ static llava_status module_scale(const adapter_config *c, lora_module *m, int64_
 }
 
 /** Both halves or none; fills the scale. One half alone changes nothing (B starts as zeros). */
-static llava_status check_module(const adapter_config *c, lora_module *m, arena *memory,
-                                 llava_error *err) {
+static llava_status check_module(const adapter_config *c, lora_module *m, llava_error *err) {
     if (!m->a || !m->b) m->a = m->b = NULL;
     if (!m->embedding_a || !m->embedding_b) m->embedding_a = m->embedding_b = NULL;
     const tensor *a = m->a ? m->a : m->embedding_a, *b = m->a ? m->b : m->embedding_b;
@@ -103,7 +67,7 @@ static llava_status check_module(const adapter_config *c, lora_module *m, arena 
         return llava_fail(err, LLAVA_MALFORMED,
                           "%s: module %s: its two matrices do not fit together", c->what,
                           m->module);
-    return module_scale(c, m, a->shape[0], memory, err);
+    return module_scale(c, m, a->shape[0], err);
 }
 
 /* ---------------------------------------------------------------- configuration */
@@ -214,7 +178,7 @@ static llava_status read_modules(adapter *a, const adapter_config *c, llava_erro
         if (m->magnitude) last->magnitude = m->magnitude;
     }
     a->n_modules = n;
-    for (size_t i = 0; i < n; i++) LLAVA_TRY(check_module(c, &a->modules[i], a->memory, err));
+    for (size_t i = 0; i < n; i++) LLAVA_TRY(check_module(c, &a->modules[i], err));
     return LLAVA_OK;
 }
 
@@ -286,9 +250,13 @@ static llava_status open_adapter(adapter *a, const char *directory, llava_error 
     json_t *root = NULL;
     adapter_config config = {0};
     llava_status status = read_config(a, path, &root, &config, err);
+    if (status == LLAVA_OK)
+        status = adapter_patterns_new(config.rank_pattern, config.alpha_pattern, path,
+                                      &config.patterns, err);
     if (status == LLAVA_OK) status = make_tables(a, err);
     if (status == LLAVA_OK) status = read_modules(a, &config, err);
     if (status == LLAVA_OK) status = read_trainables(a, err);
+    adapter_patterns_free(&config.patterns);
     json_decref(root);
     sort_replacements(a);
     return status;
@@ -299,6 +267,21 @@ llava_status adapter_open(const char *directory, adapter **out, llava_error *err
     if (!*out) return llava_fail_memory(err, sizeof **out, "an adapter");
     const llava_status status = open_adapter(*out, directory, err);
     if (status != LLAVA_OK) adapter_close(out);
+    return status;
+}
+
+llava_status adapter_check_config(const char *path, llava_error *err) {
+    json_t *root = NULL;
+    adapter_config config = {0};
+    adapter *a = adapter_new();
+    if (!a) return llava_fail_memory(err, sizeof *a, "an adapter");
+    llava_status status = read_config(a, path, &root, &config, err);
+    if (status == LLAVA_OK)
+        status = adapter_patterns_new(config.rank_pattern, config.alpha_pattern, path,
+                                      &config.patterns, err);
+    adapter_patterns_free(&config.patterns);
+    json_decref(root);
+    adapter_close(&a);
     return status;
 }
 

@@ -43,6 +43,8 @@ bool adapter_exists(const char *directory);
 /** True if it holds a projector and no whole model. */
 bool projector_exists(const char *directory);
 
+/** Reads adapter_config.json alone; path names the file itself. */
+llava_status adapter_check_config(const char *path, llava_error *err);
 /** Opens adapter_config.json, its tensors, and non_lora_trainables.bin when there. */
 llava_status adapter_open(const char *directory, adapter **out, llava_error *err);
 /** Opens mm_projector.bin or .safetensors. root is the decoder's prefix: "model" or

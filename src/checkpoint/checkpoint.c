@@ -60,7 +60,7 @@ static llava_status parse_file(checkpoint *c, const file_map *map, const char *p
     return LLAVA_OK;
 }
 
-/** Takes the tensors of a parsed file; with a weight_map only those it gives to this file. */
+/** Takes the tensors of a parsed file, but for those that a weight_map gives to another file. */
 static llava_status take_tensors(checkpoint *c, const checkpoint_list *list, const json_t *map,
                                  const char *file, llava_error *err) {
     if (!list->count) return LLAVA_OK;
@@ -72,10 +72,8 @@ static llava_status take_tensors(checkpoint *c, const checkpoint_list *list, con
     for (size_t i = 0; i < list->count; i++) {
         const checkpoint_tensor *found = &list->items[i];
         const char *owner = map ? json_string_value(json_object_get(map, found->name)) : file;
-        if (!owner || strcmp(owner, file) != 0) {
-            c->n_unmapped++;
-            continue;
-        }
+        if (!owner || strcmp(owner, file) != 0) c->n_unmapped++;
+        if (owner && strcmp(owner, file) != 0) continue;
         c->items[c->count++] = *found;
         c->n_bytes += found->t.n_bytes;
     }
@@ -162,11 +160,23 @@ done:
 
 static int by_name(const void *a, const void *b) {
     const checkpoint_tensor *x = a, *y = b;
-    return strcmp(x->name, y->name);
+    const int order = strcmp(x->name, y->name);
+    return order ? order : strcmp(x->file, y->file);
 }
 
+/** Sorts by name. A name that no map gives to a shard and that several hold is the last shard's. */
 static void sort_tensors(checkpoint *c) {
-    if (c->count > 1) qsort(c->items, c->count, sizeof *c->items, by_name);
+    if (c->count < 2) return;
+    qsort(c->items, c->count, sizeof *c->items, by_name);
+    size_t n = 1;
+    for (size_t i = 1; i < c->count; i++) {
+        if (strcmp(c->items[n - 1].name, c->items[i].name) != 0)
+            n++;
+        else
+            c->n_bytes -= c->items[n - 1].t.n_bytes;
+        c->items[n - 1] = c->items[i];
+    }
+    c->count = n;
 }
 
 static llava_status check_all_found(const checkpoint *c, const char *index, const json_t *map,
@@ -314,6 +324,18 @@ const char *checkpoint_path(const checkpoint *c) { return c->path; }
 size_t checkpoint_file_count(const checkpoint *c) { return c->n_files; }
 uint64_t checkpoint_bytes(const checkpoint *c) { return c->n_bytes; }
 size_t checkpoint_unmapped(const checkpoint *c) { return c->n_unmapped; }
+
+bool checkpoint_offset(const checkpoint *c, const checkpoint_tensor *t, uint64_t *offset) {
+    const uint8_t *data = t->t.data;
+    for (size_t i = 0; data && i < c->n_files; i++) {
+        const file_map *map = &c->maps[i];
+        if (strcmp(c->files[i], t->file) != 0 || data < map->data || data > map->data + map->size)
+            continue;
+        *offset = (uint64_t)(data - map->data);
+        return true;
+    }
+    return false;
+}
 
 const char *checkpoint_file(const checkpoint *c, size_t index) {
     return index < c->n_files ? c->files[index] : NULL;

@@ -45,7 +45,10 @@ size_t checkpoint_file_count(const checkpoint *c);
 uint64_t checkpoint_bytes(const checkpoint *c); /* sum over tensors */
 /** Name of the i-th weight file, relative to the checkpoint. */
 const char *checkpoint_file(const checkpoint *c, size_t index);
-/** Tensors that lie in a shard but that the index does not give to that shard; they are ignored. */
+/** Where a tensor's bytes begin in its file; false when they were gathered from a strided view. */
+bool checkpoint_offset(const checkpoint *c, const checkpoint_tensor *t, uint64_t *offset);
+/** Tensors that lie in a shard but that the index does not give to it: used when it names them
+ *  nowhere, ignored when it gives them to another shard. */
 size_t checkpoint_unmapped(const checkpoint *c);
 
 #endif

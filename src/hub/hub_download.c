@@ -9,6 +9,8 @@
 
 #include "hub_internal.h"
 
+#define NAME_SIZE_MAX 200 /* file systems take 255 bytes, and suffixes follow */
+
 typedef struct hub_request {
     const hub_options *options;
     hub_repo repo;
@@ -120,10 +122,18 @@ static llava_status fetch_blob(hub_request *r, const char *blob, llava_error *er
     return LLAVA_OK;
 }
 
+/** What becomes a name in the cache: visible characters, no folder, nothing hidden. */
+static bool is_file_name(const char *text) {
+    if (!text || !text[0] || text[0] == '.' || strlen(text) > NAME_SIZE_MAX) return false;
+    for (const char *c = text; *c; c++)
+        if (*c <= ' ' || *c > '~' || *c == '/') return false;
+    return true;
+}
+
+/** Where the answer says that the file is; a size it must have, for what follows is unlimited. */
 static llava_status store(hub_request *r, const char **path, llava_error *err) {
     const char *etag = r->head.etag, *commit = r->head.commit;
-    if (!commit || !etag || !path_is_plain_relative(commit) || !path_is_plain_relative(etag) ||
-        strchr(etag, '/') || strchr(commit, '/'))
+    if (!is_file_name(commit) || !is_file_name(etag) || !r->head.has_size)
         return llava_fail(err, LLAVA_IO, "%s: the server does not answer as a Hub does", r->url);
     LLAVA_TRY(hub_write_ref(&r->repo, commit, err));
     *path = hub_snapshot_path(&r->repo, commit, r->name);
@@ -174,7 +184,6 @@ llava_status hub_file(const hub_options *options, const char *repo_id, const cha
     const bool no_entry = r.head.error_code && strcmp(r.head.error_code, "EntryNotFound") == 0;
     if (!no_entry) return explain(&r, err);
     *path = NULL;
-    return r.head.commit && path_is_plain_relative(r.head.commit)
-               ? hub_mark_missing(&r.repo, r.head.commit, name, err)
-               : LLAVA_OK;
+    return is_file_name(r.head.commit) ? hub_mark_missing(&r.repo, r.head.commit, name, err)
+                                       : LLAVA_OK;
 }

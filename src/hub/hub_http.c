@@ -106,7 +106,8 @@ static size_t on_header(char *line, size_t unit, size_t count, void *user) {
     const size_t size = unit * count;
     const char *value;
     if (size > HEADER_MAX) return size;
-    if (strncmp(line, "HTTP/", 5) == 0) { /* a new answer, for example behind 100 Continue */
+    if (size >= 5 &&
+        strncmp(line, "HTTP/", 5) == 0) { /* a new answer, for example behind 100 Continue */
         arena *memory = r->memory;
         hub_head *head = r->head;
         *head = (hub_head){0};

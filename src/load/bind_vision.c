@@ -57,6 +57,15 @@ static void bind_tower_layer(binder *b, const tower_config *tower, tower_layer *
     }
 }
 
+/** Nothing here computes with it, but the Python classes have it: convert writes it back. */
+static void bind_post_norm(binder *b, norm_weights *dst, int64_t width) {
+    bind_entry entry = {
+        .group = BIND_TOWER, .dst = &dst->w, .n_dims = 1, .shape = {width}, .optional = true};
+    bind_shape(b, &entry, "post_layernorm.weight");
+    entry.dst = &dst->b;
+    bind_shape(b, &entry, "post_layernorm.bias");
+}
+
 void bind_tower(binder *b, llava_model *model) {
     const tower_config *tower = &model->config->tower;
     tower_weights *w = &model->tower;
@@ -85,6 +94,7 @@ void bind_tower(binder *b, llava_model *model) {
         bind_matrix(b, BIND_TOWER, &w->position_embedding, side * side + !siglip, d,
                     "embeddings.position_embedding.weight");
     for (int64_t i = 0; i < w->n_layers; i++) bind_tower_layer(b, tower, &w->layers[i], i);
+    bind_post_norm(b, &w->post_norm, d);
 }
 
 /* ---------------------------------------------------------------- projectors */

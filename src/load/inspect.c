@@ -53,11 +53,6 @@ static bool can_run(const inspect_stage *stage, const load_plan *plan, const boo
     return true;
 }
 
-static llava_status add_error(json_t *errors, const char *stage, const llava_error *err) {
-    return report_append(errors, json_pack("{s:s, s:s, s:s}", "stage", stage, "code",
-                                           llava_status_name(err->code), "message", err->message));
-}
-
 /** Runs what can run; gives the list of what went wrong. */
 static llava_status run_inspection(load_plan *plan, json_t *errors, llava_error *err) {
     bool failed[LLAVA_COUNT(stages)] = {false};
@@ -73,7 +68,7 @@ static llava_status run_inspection(load_plan *plan, json_t *errors, llava_error 
         /* a model that does not fit is what an inspection is to find out */
         if (problem.code == LLAVA_OUT_OF_MEMORY && stages[i].run != plan_place)
             return llava_fail(err, problem.code, "%s", problem.message);
-        status = add_error(errors, stages[i].name, &problem);
+        status = report_error(errors, stages[i].name, &problem);
     }
     plan->err = err;
     return status;
@@ -85,6 +80,7 @@ static llava_status write_report(const load_plan *plan, json_t *report) {
     LLAVA_TRY(report_set(report, "model_name", json_string(model->name)));
     LLAVA_TRY(report_set(report, "torch_dtype", json_string(dtype_name(model->compute))));
     LLAVA_TRY(report_set(report, "kind", json_string(report_kind(plan))));
+    LLAVA_TRY(report_contents(plan, report));
     LLAVA_TRY(report_config(plan, report));
     LLAVA_TRY(report_files(plan, report));
     LLAVA_TRY(report_tensors(plan, report));
@@ -96,6 +92,7 @@ static llava_status write_report(const load_plan *plan, json_t *report) {
 
 llava_status load_inspect(const llava_load_options *options, json_t **report, llava_error *err) {
     *report = NULL;
+    if (path_is_file(options->model_path)) return load_inspect_file(options, report, err);
     load_plan plan;
     json_t *root = json_object(), *errors = json_array();
     llava_status status = plan_open(&plan, options, err);

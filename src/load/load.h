@@ -22,6 +22,10 @@ llava_status load_pretrained_model(const llava_load_options *options, llava_load
 /** Everything llava_inspect() tells, as a JSON object the caller owns. */
 llava_status load_inspect(const llava_load_options *options, json_t **report, llava_error *err);
 
+/** The same of a single file (weights, an index, a configuration, a tokenizer): what it holds. */
+llava_status load_inspect_file(const llava_load_options *options, json_t **report,
+                               llava_error *err);
+
 /** Writes the checkpoint that the options describe - adapter merged, tower inside - to a new
  *  directory in the original layout, cast to torch_dtype (DEFAULT: as stored). */
 llava_status load_convert(const llava_load_options *options, const char *directory,

@@ -12,11 +12,11 @@ llava_status report_append(json_t *array, json_t *value) {
     return json_array_append_new(array, value) == 0 ? LLAVA_OK : LLAVA_OUT_OF_MEMORY;
 }
 
-const char *report_kind(const load_plan *plan) {
-    if (plan->is_adapter) return "adapter";
-    if (plan->is_projector) return "projector";
-    if (!plan->model->config) return "unknown";
-    return plan->model->config->multimodal ? "multimodal" : "language model";
+llava_status report_error(json_t *errors, const char *stage, const llava_error *err) {
+    return report_append(errors, json_pack("{s:s, s:s, s:s, s:o}", "stage", stage, "code",
+                                           llava_status_name(err->code), "refusal",
+                                           llava_refusal_name(err->refusal), "message",
+                                           json_clean_string(err->message, strlen(err->message))));
 }
 
 static json_t *decisions_json(const decision_list *list) {

@@ -11,7 +11,13 @@
 llava_status report_set(json_t *object, const char *key, json_t *value);
 llava_status report_append(json_t *array, json_t *value);
 
+/** One more entry of "errors". */
+llava_status report_error(json_t *errors, const char *stage, const llava_error *err);
+/** {"count", "bytes", "unmapped", "by_dtype"} of a checkpoint; NULL when memory is short. */
+json_t *report_tensor_summary(const checkpoint *c);
+
 const char *report_kind(const load_plan *plan);
+llava_status report_contents(const load_plan *plan, json_t *report);
 llava_status report_config(const load_plan *plan, json_t *report);
 llava_status report_files(const load_plan *plan, json_t *report);
 llava_status report_tensors(const load_plan *plan, json_t *report);

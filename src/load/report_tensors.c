@@ -113,13 +113,16 @@ static llava_status list_missing(const load_plan *plan, json_t *report) {
     return report_set(report, "missing_count", json_integer((json_int_t)count));
 }
 
+json_t *report_tensor_summary(const checkpoint *c) {
+    return json_pack("{s:I, s:I, s:I, s:o}", "count", (json_int_t)checkpoint_count(c), "bytes",
+                     (json_int_t)checkpoint_bytes(c), "unmapped",
+                     (json_int_t)checkpoint_unmapped(c), "by_dtype", by_dtype(c));
+}
+
 llava_status report_tensors(const load_plan *plan, json_t *report) {
     const checkpoint *c = plan->model->files[0];
     if (!c) return LLAVA_OK;
-    json_t *tensors = json_pack("{s:I, s:I, s:I, s:o}", "count", (json_int_t)checkpoint_count(c),
-                                "bytes", (json_int_t)checkpoint_bytes(c), "unmapped",
-                                (json_int_t)checkpoint_unmapped(c), "by_dtype", by_dtype(c));
-    LLAVA_TRY(report_set(report, "tensors", tensors));
+    LLAVA_TRY(report_set(report, "tensors", report_tensor_summary(c)));
     if (plan->bind.count == 0) return LLAVA_OK;
     LLAVA_TRY(list_missing(plan, report));
     return list_unexpected(plan, report);

@@ -35,6 +35,7 @@ typedef struct tower_weights {
     weight position_embedding; /* [N (+ 1), D]; not MLCD */
     weight class_pos_emb;      /* [1, head_dim / 2]; MLCD */
     norm_weights pre_norm;     /* CLIP, MLCD */
+    norm_weights post_norm;    /* of no use to the features; for writing the tower back */
     tower_layer *layers;
     int64_t n_layers; /* layers to run at most (SigLIP: the last one is left out) */
 } tower_weights;
