@@ -91,26 +91,57 @@ static llava_status cast_one(llava_model *model, weight *w, const char *name, ui
     return LLAVA_OK;
 }
 
-/** The type a merged weight is kept in: torch_dtype, rounded to once. */
-static llava_status merge_one(llava_model *model, const bind_entry *e, uint64_t *overflows,
-                              llava_error *err) {
-    weight *w = e->dst;
-    const size_t n_bytes = (size_t)w->n_rows * (size_t)w->n_cols * sizeof(float);
-    float *merged = model->dev->ops->alloc(model->dev, n_bytes);
-    if (!merged) return llava_fail_memory(err, n_bytes, e->suffix);
-    llava_status status = merge_lora(model, e, merged, err);
-    if (status == LLAVA_OK) {
-        *w = (weight){
-            .dtype = LLAVA_DTYPE_F32, .n_rows = w->n_rows, .n_cols = w->n_cols, .data = merged};
-        if (model->compute == LLAVA_DTYPE_F32) return own_weight(model, merged, n_bytes, err);
-        status = cast_one(model, w, e->suffix, overflows, err);
-    }
-    model->dev->ops->release(model->dev, merged);
-    return status;
+/** Stored bytes that a new weight took the place of need not stay resident. */
+static void forget_stored(const llava_model *model, const void *stored, size_t n_bytes) {
+    for (size_t i = 0; i < LLAVA_COUNT(model->files); i++)
+        if (model->files[i]) checkpoint_forget(model->files[i], stored, n_bytes);
+    for (size_t i = 0; model->overlay && i < LLAVA_COUNT(model->overlay->files); i++)
+        if (model->overlay->files[i]) checkpoint_forget(model->overlay->files[i], stored, n_bytes);
 }
 
 static size_t weight_size(const weight *w) {
     return (size_t)w->n_rows * (size_t)w->n_cols * dtype_size(w->dtype);
+}
+
+static void forget_adapter(const llava_model *model, const lora_module *l) {
+    const tensor *parts[] = {l->a, l->b, l->embedding_a, l->embedding_b};
+    for (size_t i = 0; i < LLAVA_COUNT(parts); i++)
+        if (parts[i]) forget_stored(model, parts[i]->data, parts[i]->n_bytes);
+}
+
+/** Where rows are merged in float32 before they are rounded: one piece for all weights, since
+ * pieces of many sizes that come and go between the finished weights would leave holes. */
+static llava_status merge_memory(llava_model *model, const binder *b, float **memory,
+                                 llava_error *err) {
+    size_t largest = 0;
+    *memory = NULL;
+    if (model->compute == LLAVA_DTYPE_F32) return LLAVA_OK; /* the sums are the weights */
+    for (size_t i = 0; i < b->count; i++) {
+        const weight *w = b->entries[i].dst;
+        if (!b->entries[i].found || !b->entries[i].lora) continue;
+        const size_t n_bytes = (size_t)w->n_rows * (size_t)w->n_cols * sizeof(float);
+        if (n_bytes > largest) largest = n_bytes;
+    }
+    if (largest == 0) return LLAVA_OK;
+    *memory = model->dev->ops->alloc(model->dev, largest);
+    return *memory ? LLAVA_OK : llava_fail_memory(err, largest, "merging an adapter");
+}
+
+/** The type a merged weight is kept in: torch_dtype, rounded to once. */
+static llava_status merge_one(llava_model *model, const bind_entry *e, float *memory,
+                              uint64_t *overflows, llava_error *err) {
+    weight *w = e->dst;
+    const weight stored = *w;
+    const size_t n_bytes = (size_t)w->n_rows * (size_t)w->n_cols * sizeof(float);
+    float *merged = memory ? memory : model->dev->ops->alloc(model->dev, n_bytes);
+    if (!merged) return llava_fail_memory(err, n_bytes, e->suffix);
+    if (!memory) LLAVA_TRY(own_weight(model, merged, n_bytes, err));
+    LLAVA_TRY(merge_lora(model, e, merged, err));
+    *w = (weight){
+        .dtype = LLAVA_DTYPE_F32, .n_rows = w->n_rows, .n_cols = w->n_cols, .data = merged};
+    forget_stored(model, stored.data, weight_size(&stored));
+    forget_adapter(model, e->lora);
+    return memory ? cast_one(model, w, e->suffix, overflows, err) : LLAVA_OK;
 }
 
 static llava_status note_overflows(llava_model *model, uint64_t overflows, llava_error *err) {
@@ -129,13 +160,12 @@ static llava_status cast_mapped(llava_model *model, const bind_entry *e, uint64_
     const void *stored = e->dst->data;
     const size_t n_bytes = weight_size(e->dst);
     LLAVA_TRY(cast_one(model, e->dst, e->suffix, overflows, err));
-    for (size_t i = 0; i < LLAVA_COUNT(model->files); i++)
-        if (model->files[i]) checkpoint_forget(model->files[i], stored, n_bytes);
+    forget_stored(model, stored, n_bytes);
     return LLAVA_OK;
 }
 
-llava_status cast_weights(llava_model *model, const binder *b, const llava_load_options *options,
-                          llava_error *err) {
+static llava_status cast_entries(llava_model *model, const binder *b, float *memory,
+                                 const llava_load_options *options, llava_error *err) {
     uint64_t total = 0, done = 0, overflows = 0;
     for (size_t i = 0; i < b->count; i++)
         if (b->entries[i].found) total += weight_size(b->entries[i].dst);
@@ -144,7 +174,7 @@ llava_status cast_weights(llava_model *model, const binder *b, const llava_load_
         if (!e->found) continue;
         const uint64_t stored = weight_size(e->dst);
         if (e->lora)
-            LLAVA_TRY(merge_one(model, e, &overflows, err));
+            LLAVA_TRY(merge_one(model, e, memory, &overflows, err));
         else if (cast_target(model->compute, e->dst->dtype) != e->dst->dtype)
             LLAVA_TRY(cast_mapped(model, e, &overflows, err));
         model->weight_bytes += weight_size(e->dst);
@@ -155,4 +185,13 @@ llava_status cast_weights(llava_model *model, const binder *b, const llava_load_
                               e->found->name);
     }
     return note_overflows(model, overflows, err);
+}
+
+llava_status cast_weights(llava_model *model, const binder *b, const llava_load_options *options,
+                          llava_error *err) {
+    float *memory;
+    LLAVA_TRY(merge_memory(model, b, &memory, err));
+    const llava_status status = cast_entries(model, b, memory, options, err);
+    model->dev->ops->release(model->dev, memory);
+    return status;
 }
