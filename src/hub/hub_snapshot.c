@@ -29,6 +29,7 @@ static const char *const small_files[] = {
     "adapter_config.json",
     "non_lora_trainables.bin",
     "mm_projector.bin",
+    "mm_projector.safetensors",
 };
 
 /** Weights: the first that exists of each row's names, in the reference's order of preference. */

@@ -108,7 +108,9 @@ static const format_entry *recognise(const uint8_t *data, size_t size) {
 
 static llava_status decode_any(const uint8_t *data, size_t size, llava_image **out,
                                llava_error *err) {
-    if (size == 0) return llava_fail(err, LLAVA_MALFORMED, "picture: the file is empty");
+    if (size == 0)
+        return llava_refuse(err, LLAVA_MALFORMED, LLAVA_REFUSAL_TRUNCATED,
+                            "picture: the file is empty");
     const format_entry *format = recognise(data, size);
     if (format == NULL)
         return llava_fail(err, LLAVA_UNSUPPORTED,
@@ -121,13 +123,20 @@ static llava_status decode_any(const uint8_t *data, size_t size, llava_image **o
     return format->decode(data, size, out, err);
 }
 
+/** A decoder's complaint is about its format unless it says otherwise. */
+static llava_status classify(llava_error *err, llava_status status) {
+    if (status == LLAVA_MALFORMED && err && err->refusal == LLAVA_REFUSAL_NONE)
+        err->refusal = LLAVA_REFUSAL_CORRUPT;
+    return llava_error_classify(err, status);
+}
+
 LLAVA_API llava_status llava_image_decode(const void *data, size_t size, llava_image **image,
                                           llava_error *err) {
     if ((data == NULL && size > 0) || image == NULL)
         return llava_fail(err, LLAVA_BAD_ARGUMENT, "picture from bytes: %s is NULL",
                           image == NULL ? "image" : "bytes");
     llava_image *decoded = NULL;
-    LLAVA_TRY(decode_any(data, size, &decoded, err));
+    LLAVA_TRY(classify(err, decode_any(data, size, &decoded, err)));
     *image = decoded;
     return LLAVA_OK;
 }
@@ -137,9 +146,10 @@ LLAVA_API llava_status llava_image_open(const char *path, llava_image **image, l
         return llava_fail(err, LLAVA_BAD_ARGUMENT, "opening a picture: %s is NULL",
                           path == NULL ? "path" : "image");
     bytes content = {0};
-    LLAVA_TRY(file_read(path, IMAGE_FILE_MAX, &content, err));
+    LLAVA_TRY(llava_error_classify(err, file_read(path, IMAGE_FILE_MAX, &content, err)));
     llava_image *decoded = NULL;
-    llava_status status = decode_any((const uint8_t *)content.data, content.size, &decoded, err);
+    llava_status status =
+        classify(err, decode_any((const uint8_t *)content.data, content.size, &decoded, err));
     bytes_free(&content);
     if (status != LLAVA_OK) return llava_fail_prefix(err, status, "%s: ", path);
     *image = decoded;

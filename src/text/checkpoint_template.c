@@ -5,6 +5,7 @@
  */
 #include "text/jinja/jinja.h"
 #include "text/text.h"
+#include "text/tokenizer.h"
 
 #define PLACEHOLDER      "<image>"
 #define PLACEHOLDER_SIZE (sizeof PLACEHOLDER - 1)
@@ -64,13 +65,10 @@ static json_t *make_messages(const checkpoint_dialog *d, bool items) {
 static json_t *make_variables(const llava_tokenizer *t, const checkpoint_dialog *d, bool items) {
     json_t *variables =
         json_pack("{s:o, s:b}", "messages", make_messages(d, items), "add_generation_prompt", 1);
-    const struct {
-        const char *name;
-        int32_t id;
-    } specials[] = {{"bos_token", tokenizer_bos(t)}, {"eos_token", tokenizer_eos(t)}};
-    for (size_t i = 0; variables && i < LLAVA_COUNT(specials); i++) {
-        const char *text = specials[i].id >= 0 ? tokenizer_token(t, specials[i].id) : NULL;
-        if (text) json_object_set_new(variables, specials[i].name, json_string(text));
+    for (int i = 0; variables && i < NAMED_COUNT; i++) {
+        const int32_t id = t->named[i];
+        const char *text = id >= 0 ? tokenizer_token(t, id) : NULL;
+        if (text) json_object_set_new(variables, tokenizer_special_name(i), json_string(text));
     }
     return variables;
 }

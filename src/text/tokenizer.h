@@ -34,6 +34,8 @@ typedef enum named_special {
     NAMED_COUNT
 } named_special;
 
+const char *tokenizer_special_name(int which); /* "bos_token", ... */
+
 typedef struct added_token {
     span text;
     int32_t id;

@@ -15,6 +15,8 @@ static const char *const named_keys[NAMED_COUNT] = {
     [NAMED_MASK] = "mask_token",
 };
 
+const char *tokenizer_special_name(int which) { return named_keys[which]; }
+
 /* What the constructors default to when the key is absent (null means none). */
 static const char *default_special(tokenizer_class class, named_special which) {
     static const char *const llama[NAMED_COUNT] = {

@@ -190,7 +190,21 @@ static void test_from_rgb(void **state) {
     assert_int_equal(llava_image_from_rgb(rgb, 1 << 20, 1 << 20, &image, &err),
                      LLAVA_OUT_OF_MEMORY);
     assert_int_equal(llava_image_open("no/such/file.jpg", &image, &err), LLAVA_IO);
+    assert_int_equal(err.refusal, LLAVA_REFUSAL_MISSING);
     assert_int_equal(llava_image_open(NULL, &image, &err), LLAVA_BAD_ARGUMENT);
+    assert_int_equal(err.refusal, LLAVA_REFUSAL_NONE);
+    static const struct {
+        const char *content;
+        llava_refusal refusal;
+    } refused[] = {{"", LLAVA_REFUSAL_TRUNCATED},
+                   {"words", LLAVA_REFUSAL_UNSUPPORTED},
+                   {"P6 2 2 0 ", LLAVA_REFUSAL_CORRUPT},
+                   {"\x89PNG\r\n\x1a\n", LLAVA_REFUSAL_CORRUPT}};
+    for (size_t i = 0; i < LLAVA_COUNT(refused); i++) {
+        const char *content = refused[i].content;
+        assert_int_not_equal(llava_image_decode(content, strlen(content), &image, &err), LLAVA_OK);
+        assert_int_equal(err.refusal, refused[i].refusal);
+    }
     assert_null(image);
 }
 

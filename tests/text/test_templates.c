@@ -177,6 +177,8 @@ static void test_own_template(void **state) {
     assert_own(t, OWN_TEXT, NULL, ask, 2, "user:<image>\nHi?;");
     assert_own(t, NULL, NULL, ask, 2, NULL);
     assert_own(t, "{{ raise_exception('no') }}", NULL, ask, 2, NULL);
+    t->named[NAMED_PAD] = 0; /* "a" */
+    assert_own(t, "{{ pad_token }}{{ cls_token is defined }}", NULL, ask, 2, "aFalse");
     static const llava_message broken[] = {{0, "\xff"}};
     assert_own(t, OWN_TEXT, NULL, broken, 1, NULL);
     tokenizer_free(&t);
