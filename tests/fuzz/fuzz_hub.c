@@ -110,7 +110,7 @@ static const char *start_server(void) {
 
 static void split(const char *text, size_t size) {
     n_blocks = 0;
-    while (size && n_blocks < BLOCKS_MAX) {
+    while (text && size && n_blocks < BLOCKS_MAX) { /* gcc cannot tell that text is set */
         const char *end = memmem(text, size, PARTING, sizeof PARTING - 1);
         const size_t length = end ? (size_t)(end - text) : size;
         const char *line = memchr(text, '\n', length);
