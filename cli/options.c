@@ -28,6 +28,8 @@ const cli_option cli_options[] = {
      0, MODEL | CMD_VERIFY},
     {"load-4bit", NULL, "quantize to NF4 while loading", NULL, OPTION_FLAG, AT(load.load_4bit), 0,
      0, MODEL | CMD_VERIFY},
+    {"quantization-config", "JSON", "fields of BitsAndBytesConfig for --load-4bit or --load-8bit",
+     NULL, OPTION_TEXT, AT(load.quantization_config), 0, 0, MODEL},
     {"device-map", "MAP", "where the weights go: a word, or a JSON object of modules", NULL,
      OPTION_TEXT, AT(load.device_map), 0, 0, MODEL},
     {"max-memory", "JSON", "object of devices with what they may hold (default: what is free)",

@@ -162,7 +162,8 @@ typedef struct llava_load_options {
     const char *hub_proxy;    /* NULL: none */
     bool hub_offline;         /* take what the cache has, ask nobody */
     const char *max_memory;   /* JSON object: device -> bytes or "10GiB"; NULL: what is free */
-    uint64_t reserved[7];
+    const char *quantization_config; /* JSON object: fields of transformers' BitsAndBytesConfig */
+    uint64_t reserved[6];
 } llava_load_options;
 
 /** The four results. image_processor is NULL for a plain language model. */

@@ -76,7 +76,8 @@ typedef struct verify_level {
     double beam_score;      /* difference of a beam's score */
 } verify_level;
 
-extern const verify_level verify_level_float32, verify_level_half;
+extern const verify_level verify_level_float32, verify_level_half, verify_level_int8,
+    verify_level_4bit;
 
 typedef struct row_metrics {
     double one_minus_cosine, max_abs_sigma, kl_mean, kl_max;

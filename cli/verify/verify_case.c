@@ -66,6 +66,8 @@ static llava_status choose_dtype(verify_run *run, llava_error *err) {
                               run->trace.path, name);
     }
     run->level = run->dtype == LLAVA_DTYPE_F32 ? &verify_level_float32 : &verify_level_half;
+    if (run->options->load_8bit || call_flag(run, "load_8bit")) run->level = &verify_level_int8;
+    if (run->options->load_4bit || call_flag(run, "load_4bit")) run->level = &verify_level_4bit;
     return LLAVA_OK;
 }
 

@@ -17,6 +17,10 @@ const verify_level verify_level_float32 = {"float32", 1e-9, 1e-4, 1e-8, 1e-6, fa
  * direction is judged; a search has no bound at all and is not compared. */
 const verify_level verify_level_half = {"half", 1e-3, 0.15, 5e-3, 5e-2, true, 0};
 
+/* Levels D and E: quantized weights against float32. */
+const verify_level verify_level_int8 = {"int8", 5e-3, 0.4, 2e-2, 0.2, true, 0};
+const verify_level verify_level_4bit = {"4 bit", 3e-2, 1, 0.1, 1, true, 0};
+
 /* Below this a row counts as zero: squares of smaller float32 values leave double's range. */
 #define TINY_NORM 1e-150
 

@@ -31,6 +31,22 @@ typedef struct linear_args {
     bool bf16_inputs; /* PANEL: round x to bfloat16 first (compute type bfloat16) */
 } linear_args;
 
+/** Quantizes a whole matrix. 4 bit: codes, and absmax of every block; with nested_absmax also the
+ *  codes of absmax minus *offset, which is set. int8: codes and each row's scale in absmax. */
+typedef struct quantize_args {
+    const weight *w;     /* float32, float16 or bfloat16 */
+    bool bfloat16_first; /* values are rounded to bfloat16 first */
+    bool halves;         /* then to float16 */
+    quant_format format;
+    int64_t block;
+    uint8_t *codes;
+    float *absmax;
+    const float *map; /* of absmax's codes */
+    uint8_t *absmax_codes;
+    float *nested_absmax; /* NULL: absmax stays as it is */
+    float *offset;
+} quantize_args;
+
 /** Keys or values of one sequence: blocks of block_size tokens. Element (t, head, i) lies in
  *  blocks[t / block_size] at (t % block_size) * token_stride + head * head_stride + i. */
 typedef struct kv_view {
@@ -94,6 +110,7 @@ typedef struct device_ops {
     /** dst[i] = float32(table[ids[i]]). */
     void (*embed)(device *d, float *dst, const weight *table, const int32_t *ids, int64_t n);
     void (*linear)(device *d, const linear_args *args);
+    void (*quantize)(device *d, const quantize_args *args);
     /** y = x * rsqrt(mean(x^2) + eps) * w, or * (1 + w) when plus_one. dst may be x. */
     void (*rmsnorm)(device *d, float *dst, const float *x, int64_t n, const weight *w, float eps,
                     bool plus_one);

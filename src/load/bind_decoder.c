@@ -17,7 +17,8 @@ typedef struct layer_names {
 
 static void layer_matrix(const layer_names *n, weight *dst, int64_t rows, int64_t cols,
                          const char *name) {
-    const bind_entry e = {.group = BIND_DECODER, .dst = dst, .n_dims = 2, .shape = {rows, cols}};
+    const bind_entry e = {
+        .group = BIND_DECODER, .dst = dst, .n_dims = 2, .shape = {rows, cols}, .linear = true};
     bind_shape(n->b, &e, "%s.%lld.%s", n->root, (long long)n->index, name);
 }
 
@@ -108,7 +109,8 @@ static void bind_mpt_layer(binder *b, llava_model *model, int64_t index) {
                               .n_dims = 2,
                               .shape = {3 * width, width},
                               .first_row = i * width,
-                              .n_rows = width};
+                              .n_rows = width,
+                              .linear = true};
         bind_shape(b, &e, "blocks.%lld.attn.Wqkv.weight", (long long)index);
     }
     layer_linear(&n, &layer->o, width, width, "attn.out_proj", false);
@@ -138,5 +140,5 @@ void bind_decoder(binder *b, llava_model *model) {
     bind_vector(b, BIND_DECODER, &d->norm.w, lm->hidden_size,
                 mpt ? "norm_f.weight" : "norm.weight");
     if (!lm->tie_word_embeddings)
-        bind_matrix(b, BIND_HEAD, &d->head, BIND_ANY, lm->hidden_size, "lm_head.weight");
+        bind_linear_matrix(b, BIND_HEAD, &d->head, BIND_ANY, lm->hidden_size, "lm_head.weight");
 }

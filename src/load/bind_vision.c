@@ -12,7 +12,7 @@ static void bind_without_bias(binder *b, bind_group group, linear_weights *dst, 
                               const char *name) {
     char full[NAME_SIZE + 8];
     snprintf(full, sizeof full, "%s.weight", name);
-    bind_matrix(b, group, &dst->w, size.height, size.width, full);
+    bind_linear_matrix(b, group, &dst->w, size.height, size.width, full);
 }
 
 static void bind_linear(binder *b, bind_group group, linear_weights *dst, size2 size,
@@ -142,8 +142,8 @@ void bind_projector(binder *b, llava_model *model) {
     projector_weights *w = &model->projector;
     switch (config->mm.projector) {
     case PROJECTOR_LINEAR:
-        bind_matrix(b, BIND_PROJECTOR, &w->linears[0].w, width, config->mm.mm_hidden_size,
-                    "weight");
+        bind_linear_matrix(b, BIND_PROJECTOR, &w->linears[0].w, width, config->mm.mm_hidden_size,
+                           "weight");
         bind_vector(b, BIND_PROJECTOR, &w->linears[0].b, width, "bias");
         break;
     case PROJECTOR_MLP_GELU: bind_mlp(b, config, w); break;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "binder.h"
+#include "quant_settings.h"
 
 #define NAME_SIZE    320
 #define NAMES_LISTED 5
@@ -46,6 +47,13 @@ void bind_shape(binder *b, const bind_entry *entry, const char *format, ...) {
 void bind_matrix(binder *b, bind_group group, weight *dst, int64_t n_rows, int64_t n_cols,
                  const char *name) {
     const bind_entry entry = {.group = group, .dst = dst, .n_dims = 2, .shape = {n_rows, n_cols}};
+    bind_shape(b, &entry, "%s", name);
+}
+
+void bind_linear_matrix(binder *b, bind_group group, weight *dst, int64_t n_rows, int64_t n_cols,
+                        const char *name) {
+    const bind_entry entry = {
+        .group = group, .dst = dst, .n_dims = 2, .shape = {n_rows, n_cols}, .linear = true};
     bind_shape(b, &entry, "%s", name);
 }
 
@@ -100,9 +108,12 @@ void binder_present(const binder *b, bind_group group, const char *prefix, bool 
 
 bool bind_is_known_extra(const char *name) {
     static const char *const parts[] = {
-        ".rotary_emb.inv_freq", "position_ids",      "vision_resampler.", "post_layernorm.",
-        "text_model.",          "logit_scale",       "logit_bias",        "_projection.weight",
-        "vision_model.head.",   "vision_tower.head."};
+        ".rotary_emb.inv_freq", "position_ids",        "vision_resampler.",
+        "post_layernorm.",      "text_model.",         "logit_scale",
+        "logit_bias",           "_projection.weight",  "vision_model.head.",
+        "vision_tower.head.",   ".weight.absmax",      ".weight.quant_map",
+        ".weight.nested_",      ".weight.quant_state", ".SCB",
+        ".weight_format"};
     for (size_t i = 0; i < LLAVA_COUNT(parts); i++)
         if (strstr(name, parts[i])) return true;
     return false;
@@ -136,6 +147,9 @@ static llava_status fail_shape(const binder *b, const bind_entry *e, llava_error
 /** Points dst at the tensor, or at its range of rows. */
 static llava_status point(const binder *b, bind_entry *e, llava_error *err) {
     const tensor *t = &e->found->t;
+    bool taken = false;
+    if (e->linear) LLAVA_TRY(bind_quantized(b, e, &taken, err));
+    if (taken) return LLAVA_OK;
     if (!shape_fits(e, t)) return fail_shape(b, e, err);
     if (!dtype_is_float(t->dtype))
         return llava_fail(err, LLAVA_UNSUPPORTED,

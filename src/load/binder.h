@@ -32,6 +32,7 @@ typedef struct bind_entry {
     int64_t first_row; /* row range of a larger matrix: MPT's Wqkv */
     int64_t n_rows;    /* rows of dst; 0: all */
     bool optional;
+    bool linear; /* the matrix of a linear layer: it may be quantized */
     const checkpoint_tensor *found;
     const lora_module *lora; /* the change an adapter makes to it, or NULL */
 } bind_entry;
@@ -44,6 +45,7 @@ typedef struct binder {
     const char *prefix[BIND_GROUPS];
     const char *canonical[BIND_GROUPS]; /* prefix in a complete LLaVA checkpoint */
     adapter *overlay;                   /* looked up first, by canonical names; or NULL */
+    float int8_threshold;               /* of stored int8 matrices' products */
     llava_status status;                /* of describing: out of memory */
 } binder;
 
@@ -53,6 +55,8 @@ void binder_free(binder *b);
 void bind_shape(binder *b, const bind_entry *entry, const char *format, ...) LLAVA_PRINTF(3, 4);
 void bind_matrix(binder *b, bind_group group, weight *dst, int64_t n_rows, int64_t n_cols,
                  const char *name);
+void bind_linear_matrix(binder *b, bind_group group, weight *dst, int64_t n_rows, int64_t n_cols,
+                        const char *name);
 void bind_vector(binder *b, bind_group group, weight *dst, int64_t size, const char *name);
 
 /** How many of a group's tensors were found, and the first five of the others. */

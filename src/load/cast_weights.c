@@ -99,10 +99,6 @@ static void forget_stored(const llava_model *model, const void *stored, size_t n
         if (model->overlay->files[i]) checkpoint_forget(model->overlay->files[i], stored, n_bytes);
 }
 
-static size_t weight_size(const weight *w) {
-    return (size_t)w->n_rows * (size_t)w->n_cols * dtype_size(w->dtype);
-}
-
 static void forget_adapter(const llava_model *model, const lora_module *l) {
     const tensor *parts[] = {l->a, l->b, l->embedding_a, l->embedding_b};
     for (size_t i = 0; i < LLAVA_COUNT(parts); i++)
@@ -111,7 +107,8 @@ static void forget_adapter(const llava_model *model, const lora_module *l) {
 
 /** Where rows are merged in float32 before they are rounded: one piece for all weights, since
  * pieces of many sizes that come and go between the finished weights would leave holes. */
-static llava_status merge_memory(llava_model *model, const binder *b, float **memory,
+static llava_status merge_memory(llava_model *model, const binder *b,
+                                 const quant_settings *settings, float **memory,
                                  llava_error *err) {
     size_t largest = 0;
     *memory = NULL;
@@ -119,6 +116,7 @@ static llava_status merge_memory(llava_model *model, const binder *b, float **me
     for (size_t i = 0; i < b->count; i++) {
         const weight *w = b->entries[i].dst;
         if (!b->entries[i].found || !b->entries[i].lora) continue;
+        if (settings && quant_applies(settings, b, &b->entries[i])) continue;
         const size_t n_bytes = (size_t)w->n_rows * (size_t)w->n_cols * sizeof(float);
         if (n_bytes > largest) largest = n_bytes;
     }
@@ -139,7 +137,7 @@ static llava_status merge_one(llava_model *model, const bind_entry *e, float *me
     LLAVA_TRY(merge_lora(model, e, merged, err));
     *w = (weight){
         .dtype = LLAVA_DTYPE_F32, .n_rows = w->n_rows, .n_cols = w->n_cols, .data = merged};
-    forget_stored(model, stored.data, weight_size(&stored));
+    forget_stored(model, stored.data, weight_bytes(&stored));
     forget_adapter(model, e->lora);
     return memory ? cast_one(model, w, e->suffix, overflows, err) : LLAVA_OK;
 }
@@ -158,26 +156,36 @@ static llava_status note_overflows(llava_model *model, uint64_t overflows, llava
 static llava_status cast_mapped(llava_model *model, const bind_entry *e, uint64_t *overflows,
                                 llava_error *err) {
     const void *stored = e->dst->data;
-    const size_t n_bytes = weight_size(e->dst);
+    const size_t n_bytes = weight_bytes(e->dst);
     LLAVA_TRY(cast_one(model, e->dst, e->suffix, overflows, err));
     forget_stored(model, stored, n_bytes);
     return LLAVA_OK;
 }
 
-static llava_status cast_entries(llava_model *model, const binder *b, float *memory,
+/** Brings entry i into its final form; a matrix with several entries at its first one. */
+static llava_status convert_one(llava_model *model, const binder *b, const quant_settings *settings,
+                                size_t i, float *memory, uint64_t *overflows, llava_error *err) {
+    const bind_entry *e = &b->entries[i];
+    if (settings && quant_applies(settings, b, e))
+        return quantize_weight(model, b, settings, i, err);
+    if (e->dst->quant) return LLAVA_OK;
+    if (e->lora) return merge_one(model, e, memory, overflows, err);
+    if (cast_target(model->compute, e->dst->dtype) == e->dst->dtype) return LLAVA_OK;
+    return cast_mapped(model, e, overflows, err);
+}
+
+static llava_status cast_entries(llava_model *model, const binder *b,
+                                 const quant_settings *settings, float *memory,
                                  const llava_load_options *options, llava_error *err) {
     uint64_t total = 0, done = 0, overflows = 0;
     for (size_t i = 0; i < b->count; i++)
-        if (b->entries[i].found) total += weight_size(b->entries[i].dst);
+        if (b->entries[i].found) total += weight_bytes(b->entries[i].dst);
     for (size_t i = 0; i < b->count; i++) {
         const bind_entry *e = &b->entries[i];
         if (!e->found) continue;
-        const uint64_t stored = weight_size(e->dst);
-        if (e->lora)
-            LLAVA_TRY(merge_one(model, e, memory, &overflows, err));
-        else if (cast_target(model->compute, e->dst->dtype) != e->dst->dtype)
-            LLAVA_TRY(cast_mapped(model, e, &overflows, err));
-        model->weight_bytes += weight_size(e->dst);
+        const uint64_t stored = weight_bytes(e->dst);
+        LLAVA_TRY(convert_one(model, b, settings, i, memory, &overflows, err));
+        model->weight_bytes += weight_bytes(e->dst);
         done += stored;
         if (options->progress &&
             !options->progress(options->progress_user, done, total, e->found->name))
@@ -187,11 +195,11 @@ static llava_status cast_entries(llava_model *model, const binder *b, float *mem
     return note_overflows(model, overflows, err);
 }
 
-llava_status cast_weights(llava_model *model, const binder *b, const llava_load_options *options,
-                          llava_error *err) {
+llava_status cast_weights(llava_model *model, const binder *b, const quant_settings *settings,
+                          const llava_load_options *options, llava_error *err) {
     float *memory;
-    LLAVA_TRY(merge_memory(model, b, &memory, err));
-    const llava_status status = cast_entries(model, b, memory, options, err);
+    LLAVA_TRY(merge_memory(model, b, settings, &memory, err));
+    const llava_status status = cast_entries(model, b, settings, memory, options, err);
     model->dev->ops->release(model->dev, memory);
     return status;
 }

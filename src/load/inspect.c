@@ -27,6 +27,7 @@ static const inspect_stage stages[] = {
     {"decoder tensors", plan_describe, true, true, false},
     {"tower tensors", plan_choose_tower, true, true, true},
     {"tensors", plan_bind, true, true, true},
+    {"quantization", plan_quantization, true, true, true},
     {"tokenizer", plan_open_tokenizer, true, false, false},
     {"template", plan_choose_template, true, false, false},
     {"image processor", plan_open_processor, true, false, true},
@@ -50,6 +51,7 @@ static bool can_run(const inspect_stage *stage, const load_plan *plan, const boo
     if (stage->run == plan_bind)
         return !has_failed(failed, plan_describe) && !has_failed(failed, plan_choose_tower);
     if (stage->run == plan_place) return plan->map_is_read && !has_failed(failed, plan_bind);
+    if (stage->run == plan_quantization) return !has_failed(failed, plan_bind);
     return true;
 }
 

@@ -8,10 +8,10 @@ typedef llava_status (*plan_stage)(load_plan *plan);
 
 llava_status plan_run(load_plan *plan) {
     static const plan_stage stages[] = {
-        plan_check_options,    plan_resolve_paths, plan_check_mode,   plan_read_config,
-        plan_choose_attention, plan_open_weights,  plan_open_overlay, plan_describe,
-        plan_find_tower,       plan_choose_tower,  plan_bind,         plan_open_tokenizer,
-        plan_choose_template,  plan_open_processor};
+        plan_check_options,    plan_resolve_paths,   plan_check_mode,    plan_read_config,
+        plan_choose_attention, plan_open_weights,    plan_open_overlay,  plan_describe,
+        plan_find_tower,       plan_choose_tower,    plan_bind,          plan_quantization,
+        plan_open_tokenizer,   plan_choose_template, plan_open_processor};
     for (size_t i = 0; i < LLAVA_COUNT(stages); i++) LLAVA_TRY(stages[i](plan));
     return LLAVA_OK;
 }
@@ -22,7 +22,7 @@ static llava_status place(load_plan *plan) {
     llava_model *model = plan->model;
     const int n_threads = o->n_threads ? o->n_threads : processor_count();
     LLAVA_TRY(device_open_cpu(n_threads, o->cpu_level, &model->dev, plan->err));
-    LLAVA_TRY(cast_weights(model, &plan->bind, o, plan->err));
+    LLAVA_TRY(cast_weights(model, &plan->bind, &plan->quantize, o, plan->err));
     if (model->config->lm.tie_word_embeddings) model->decoder.head = model->decoder.embed;
     return LLAVA_OK;
 }

@@ -29,6 +29,7 @@ void plan_close(load_plan *plan) {
     place_tree_free(&plan->modules);
     place_map_free(&plan->map);
     binder_free(&plan->bind);
+    quant_settings_free(&plan->quantize);
     image_processor_free(&plan->processor);
     tokenizer_free(&plan->tokenizer);
     model_free(&plan->model);
@@ -44,10 +45,6 @@ llava_status plan_check_options(load_plan *plan) {
     if (o->load_8bit && o->load_4bit)
         return llava_fail(plan->err, LLAVA_BAD_ARGUMENT,
                           "load_8bit and load_4bit exclude each other");
-    if (o->load_8bit || o->load_4bit)
-        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
-                          "%s: this build loads float32, float16 and bfloat16 weights only",
-                          o->load_8bit ? "load_8bit" : "load_4bit");
     if (dtype != LLAVA_DTYPE_F32 && dtype != LLAVA_DTYPE_F16 && dtype != LLAVA_DTYPE_BF16)
         return llava_fail(plan->err, LLAVA_BAD_ARGUMENT,
                           "torch_dtype: expected float32, float16 or bfloat16, got %s",
@@ -55,7 +52,7 @@ llava_status plan_check_options(load_plan *plan) {
     if (o->n_threads < 0)
         return llava_fail(plan->err, LLAVA_BAD_ARGUMENT, "n_threads: expected 0 or more, got %d",
                           o->n_threads);
-    return LLAVA_OK;
+    return quant_settings_read(o, NULL, &plan->quantize, plan->err);
 }
 
 static bool has_file(load_plan *plan, const char *name) {
@@ -114,10 +111,13 @@ llava_status plan_read_config(load_plan *plan) {
                                     .overwrite_config = o->overwrite_config};
     LLAVA_TRY(config_load(&request, &plan->model->config, plan->err));
     const llava_config *config = plan->model->config;
-    if (json_get(config->root, "quantization_config"))
-        return llava_fail(plan->err, LLAVA_UNSUPPORTED,
-                          "config.json: \"quantization_config\": this build loads float32, float16 "
-                          "and bfloat16 weights only");
+    const json_t *stored =
+        json_get(config->native ? config->native : config->root, "quantization_config");
+    if (stored) {
+        quant_settings_free(&plan->quantize);
+        LLAVA_TRY(quant_settings_read(o, stored, &plan->quantize, plan->err));
+    }
+    plan->bind.int8_threshold = plan->quantize.threshold;
     if (!config->lm.family->supported)
         return llava_fail(plan->err, LLAVA_UNSUPPORTED,
                           "architecture %s is recognised but this build cannot run it",
@@ -311,6 +311,30 @@ llava_status plan_bind(load_plan *plan) {
     if (!unused) return LLAVA_OK;
     return llava_fail(plan->err, LLAVA_MALFORMED, "%s: \"%s\" matches nothing in %s",
                       plan->options->model_path, unused, plan->weights_directory);
+}
+
+llava_status plan_quantization(load_plan *plan) {
+    const quant_settings *s = &plan->quantize;
+    const binder *b = &plan->bind;
+    size_t stored = 0, wanted = 0, matrices = 0;
+    for (size_t i = 0; i < b->count; i++) {
+        const bind_entry *e = &b->entries[i];
+        if (!e->found) continue;
+        matrices += e->linear;
+        stored += e->dst->quant != NULL;
+        wanted += quant_applies(s, b, e);
+    }
+    if (stored + wanted == 0) return LLAVA_OK;
+    const char *value = arena_printf(plan->model->memory, "%s, %zu of %zu matrices",
+                                     quant_format_name(s->format), stored + wanted, matrices);
+    if (!value) return llava_fail_memory(plan->err, 0, "a decision");
+    const bool asked = plan->options->load_4bit || plan->options->load_8bit;
+    return config_note(plan->model->config, "quantization", value,
+                       wanted ? "quantized while loading, as load_4bit or load_8bit asks"
+                       : asked
+                           ? "the checkpoint holds codes; load_4bit and load_8bit change nothing"
+                           : "the checkpoint holds codes",
+                       plan->err);
 }
 
 /* ---------------------------------------------------------------- text and pictures */

@@ -9,6 +9,7 @@
 #include "binder.h"
 #include "load.h"
 #include "place.h"
+#include "quant_settings.h"
 
 /** Everything on its way to a llava_loaded. Release with plan_close(). */
 typedef struct load_plan {
@@ -18,6 +19,7 @@ typedef struct load_plan {
     llava_tokenizer *tokenizer;
     llava_image_processor *processor;
     binder bind;
+    quant_settings quantize;
     bool name_given;
     const char *weights_directory; /* model_path, or model_base below an adapter or projector */
     const char *config_directory;  /* the one that holds config.json */
@@ -48,6 +50,7 @@ llava_status plan_describe(load_plan *plan);     /* which tensors the decoder an
 llava_status plan_find_tower(load_plan *plan);   /* the tower's configuration */
 llava_status plan_choose_tower(load_plan *plan); /* where the tower's come from */
 llava_status plan_bind(load_plan *plan);         /* finds all tensors, checks their shapes */
+llava_status plan_quantization(load_plan *plan); /* tells which matrices are or become codes */
 llava_status plan_open_tokenizer(load_plan *plan);     /* and adds the picture tokens */
 llava_status plan_read_chat_template(load_plan *plan); /* the checkpoint's own, if it has one */
 llava_status plan_choose_template(load_plan *plan);
@@ -74,8 +77,6 @@ void bind_tower(binder *b, llava_model *model);
 /** Bytes a bound weight takes once loaded, quantized ones included, and whether they are new
  *  memory rather than the mapped file. */
 uint64_t plan_loaded_bytes(const load_plan *plan, const bind_entry *e, bool *made);
-/** True for the matrices that load_8bit and load_4bit convert. */
-bool plan_is_quantized(const load_plan *plan, const bind_entry *e);
 
 /** Format a weight is kept in: as stored where that loses nothing against torch_dtype. */
 llava_dtype cast_target(llava_dtype compute, llava_dtype stored);
@@ -84,8 +85,14 @@ llava_status own_weight(llava_model *model, void *memory, size_t n_bytes, llava_
 /** Merges an adapter's change into a weight in float32; the result is float32. */
 llava_status merge_lora(const llava_model *model, const bind_entry *e, float *merged,
                         llava_error *err);
-/** Casts what has to be cast into memory of the device; progress by bytes. */
-llava_status cast_weights(llava_model *model, const binder *b, const llava_load_options *options,
-                          llava_error *err);
+/** Casts or quantizes what has to be into memory of the device; progress by bytes. settings may be
+ *  NULL. */
+llava_status cast_weights(llava_model *model, const binder *b, const quant_settings *settings,
+                          const llava_load_options *options, llava_error *err);
+/** Quantizes the matrix of entry `first` and of those behind it that are row ranges of the same. */
+llava_status quantize_weight(llava_model *model, const binder *b, const quant_settings *settings,
+                             size_t first, llava_error *err);
+/** How many entries that is. */
+size_t quantize_entries(const binder *b, size_t first);
 
 #endif

@@ -10,6 +10,7 @@ static llava_status open_tower(load_plan *plan, const char *directory, const cha
     LLAVA_TRY(config_read_tower(model->config, directory, plan->err));
     LLAVA_TRY(checkpoint_open(directory, &model->files[0], plan->err));
     binder *b = &plan->bind;
+    b->int8_threshold = QUANT_THRESHOLD;
     for (int g = 0; g < BIND_GROUPS; g++) {
         b->source[g] = model->files[0];
         b->prefix[g] = "";
@@ -44,7 +45,7 @@ llava_status load_tower_only(const tower_request *request, llava_model **model,
     LLAVA_TRY_DONE(plan_open_processor(&plan));
     const int n_threads = options.n_threads ? options.n_threads : processor_count();
     LLAVA_TRY_DONE(device_open_cpu(n_threads, options.cpu_level, &plan.model->dev, err));
-    LLAVA_TRY_DONE(cast_weights(plan.model, &plan.bind, &options, err));
+    LLAVA_TRY_DONE(cast_weights(plan.model, &plan.bind, NULL, &options, err));
     *model = plan.model;
     *processor = plan.processor;
     plan.model = NULL;

@@ -116,3 +116,31 @@ void tensor_cast(void *dst, llava_dtype dst_dtype, const void *src, llava_dtype 
         store_one((uint8_t *)dst + i * dst_step, dst_dtype,
                   load_one((const uint8_t *)src + i * src_step, src_dtype));
 }
+
+size_t weight_bytes(const weight *w) {
+    if (w->quant)
+        return quant_codes_bytes(w->quant->format, w->n_rows, w->n_cols) +
+               quant_scales_bytes(w->quant, w->n_rows, w->n_cols);
+    return (size_t)w->n_rows * (size_t)w->n_cols * dtype_size(w->dtype);
+}
+
+/** Row by row: value = code * scb / 127. */
+static void decode_int8(const weight *w, int64_t first, int64_t n, float *dst) {
+    const int8_t *codes = w->data;
+    for (int64_t i = first; i < first + n; i++) {
+        float scale;
+        memcpy(&scale, (const uint8_t *)w->quant->scb + i / w->n_cols * 4, sizeof scale);
+        dst[i - first] = (float)codes[i] * scale / 127.0f;
+    }
+}
+
+void weight_decode(const weight *w, int64_t first, int64_t n, float *dst) {
+    if (!w->quant)
+        tensor_cast(dst, LLAVA_DTYPE_F32,
+                    (const uint8_t *)w->data + (size_t)first * dtype_size(w->dtype), w->dtype,
+                    (size_t)n);
+    else if (w->quant->format == QUANT_INT8)
+        decode_int8(w, first, n, dst);
+    else
+        quant_decode_4bit(w->quant, w->data, w->quant->first + first, n, dst);
+}

@@ -6,6 +6,7 @@
 #define LLAVA_TENSOR_H
 
 #include "base/base.h"
+#include "tensor/quant.h"
 
 #define TENSOR_MAX_DIMS 8
 
@@ -39,11 +40,17 @@ void tensor_cast(void *dst, llava_dtype dst_dtype, const void *src, llava_dtype 
  *  `linear` looks at the format; nobody else does. */
 typedef struct weight {
     llava_dtype dtype;
-    int64_t n_rows;   /* output features; vectors: 1 */
-    int64_t n_cols;   /* input features */
-    const void *data; /* NULL: the weight does not exist (an absent bias) */
+    int64_t n_rows;     /* output features; vectors: 1 */
+    int64_t n_cols;     /* input features */
+    const void *data;   /* NULL: the weight does not exist (an absent bias) */
+    const quant *quant; /* NULL: plain values; else data holds codes, dtype is U8 or I8 */
 } weight;
 
 static inline bool weight_exists(const weight *w) { return w->data != NULL; }
+
+/** Bytes of values, or of codes and scales. */
+size_t weight_bytes(const weight *w);
+/** dst[i] = (float32) value first + i of the whole matrix. */
+void weight_decode(const weight *w, int64_t first, int64_t n, float *dst);
 
 #endif

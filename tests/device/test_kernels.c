@@ -514,6 +514,8 @@ static void check_dot_bf16_bf16(void) {
     check_dot("dot_bf16_bf16", level.dot_bf16_bf16, LLAVA_DTYPE_BF16, LLAVA_DTYPE_BF16);
 }
 
+#include "check_quant_kernels.h"
+
 /* ---------------------------------------------------------------- the list */
 
 typedef struct kernel_check {

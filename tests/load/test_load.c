@@ -78,8 +78,16 @@ static void test_options(void **state) {
     o.load_8bit = o.load_4bit = true;
     must_fail(&o, LLAVA_BAD_ARGUMENT, "exclude");
     o.load_8bit = false;
-    must_fail(&o, LLAVA_UNSUPPORTED, "load_4bit");
+    o.quantization_config = "{\"bnb_4bit_quant_type\": \"int3\"}";
+    must_fail(&o, LLAVA_BAD_ARGUMENT, "bnb_4bit_quant_type");
+    o.quantization_config = "{\"bnb_4bit_blocksize\": 96}";
+    must_fail(&o, LLAVA_BAD_ARGUMENT, "bnb_4bit_blocksize");
+    o.quantization_config = "{\"quant_method\": \"gptq\"}";
+    must_fail(&o, LLAVA_UNSUPPORTED, "quant_method");
     o.load_4bit = false;
+    o.quantization_config = "{}";
+    must_fail(&o, LLAVA_BAD_ARGUMENT, "needs load_4bit");
+    o.quantization_config = NULL;
     o.torch_dtype = LLAVA_DTYPE_I8;
     must_fail(&o, LLAVA_BAD_ARGUMENT, "torch_dtype");
     o.torch_dtype = LLAVA_DTYPE_DEFAULT;
@@ -106,7 +114,11 @@ static void test_prequantized(void **state) {
     const llava_load_options o = options_here();
     scratch_text(&place, "m/config.json",
                  "{\"model_type\":\"llama\"," TINY_CONFIG ",\"quantization_config\":{}}");
-    must_fail(&o, LLAVA_UNSUPPORTED, "quantization_config");
+    must_fail(&o, LLAVA_MALFORMED, "load_in_4bit");
+    scratch_text(&place, "m/config.json",
+                 "{\"model_type\":\"llama\"," TINY_CONFIG
+                 ",\"quantization_config\":{\"quant_method\":\"gptq\"}}");
+    must_fail(&o, LLAVA_UNSUPPORTED, "quant_method");
 }
 
 /* ---------------------------------------------------------------- tensors */

@@ -44,7 +44,31 @@ typedef void (*activation_kernel)(float *dst, const float *x, int64_t n);
 /** NULL for ACT_NONE. */
 activation_kernel cpu_activation(const kernels *k, activation act);
 
+/** Rows [row, row + m) and columns [column, column + n) of a matrix. */
+typedef struct cpu_part {
+    int64_t row, m, column, n;
+} cpu_part;
+
+#define CPU_FINISH_COLUMNS 1024
+/** A part of a product's output from its sums c, which are used up: bias, activation, residual. At
+ *  most CPU_FINISH_COLUMNS columns. */
+void cpu_linear_finish(const kernels *k, const linear_args *args, const cpu_part *part, float *c,
+                       int64_t ldc);
+
+/* Products with quantized weights. */
+void cpu_linear_int8(device *d, const linear_args *args);
+/** Weight rows part->row ..., inputs part->column ... as a panel: float32, or pairs of bfloat16.
+ *  rows: room for part->m rows of part->n floats. */
+void cpu_pack_4bit(const kernels *k, const weight *w, const cpu_part *part, float *panel,
+                   float *rows, bool pairs);
+/** A dot product with dot->n_w rows from `column` on, expanded in room floats. */
+void cpu_dot_expanded(const kernels *k, const weight *w, const dot_args *dot, int64_t column,
+                      float *room, int64_t n_room);
+/** A row in the order of the 4-bit products. */
+void cpu_arrange(const kernels *k, float *dst, const float *src, int64_t n);
+
 /* operations of the table */
+void cpu_quantize(device *d, const quantize_args *args);
 void cpu_linear(device *d, const linear_args *args);
 void cpu_attention(device *d, const attention_args *args);
 void cpu_kv_store(device *d, const kv_store_args *args);

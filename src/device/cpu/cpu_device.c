@@ -254,6 +254,7 @@ static const device_ops cpu_ops = {
     .download = cpu_download,
     .embed = cpu_embed,
     .linear = cpu_linear,
+    .quantize = cpu_quantize,
     .rmsnorm = cpu_rmsnorm,
     .layernorm = cpu_layernorm,
     .rope = cpu_rope,

@@ -20,7 +20,8 @@ typedef enum product_kind {
     PRODUCT_F32,
     PRODUCT_F16,
     PRODUCT_BF16,
-    PRODUCT_BF16_BF16
+    PRODUCT_BF16_BF16,
+    PRODUCT_4BIT /* DOT: straight from the codes */
 } product_kind;
 
 typedef struct linear_job {
@@ -38,35 +39,39 @@ typedef struct linear_job {
 
 static int64_t element_bytes(product_kind kind) { return kind == PRODUCT_F32 ? 4 : 2; }
 
-/** dst rows [row, row + m), columns [column, column + n) from accumulators c; c is used up. */
-static void finish(const linear_job *job, float *c, int64_t ldc, int64_t row, int64_t m,
-                   int64_t column, int64_t n) {
-    const linear_args *args = job->args;
-    const int64_t n_out = args->w->n_rows;
-    float bias[DOT_CHUNK];
-    epilogue_args last = {.dst = args->dst + (job->first_row + row) * n_out + column,
+void cpu_linear_finish(const kernels *k, const linear_args *args, const cpu_part *part, float *c,
+                       int64_t ldc) {
+    const int64_t n_out = args->w->n_rows, m = part->m, n = part->n;
+    float bias[CPU_FINISH_COLUMNS];
+    epilogue_args last = {.dst = args->dst + part->row * n_out + part->column,
                           .ldd = n_out,
                           .c = c,
                           .ldc = ldc,
                           .m = m,
                           .n = n};
     if (args->bias && weight_exists(args->bias)) {
-        cpu_widen(job->k, bias, args->bias, column, n);
+        cpu_widen(k, bias, args->bias, part->column, n);
         last.bias = bias;
     }
     if (args->residual) {
-        last.residual = args->residual + (job->first_row + row) * n_out + column;
+        last.residual = args->residual + part->row * n_out + part->column;
         last.ldr = n_out;
     }
-    const activation_kernel act = cpu_activation(job->k, args->act);
+    const activation_kernel act = cpu_activation(k, args->act);
     if (act) {
         epilogue_args add_bias = {
             .dst = c, .ldd = ldc, .c = c, .ldc = ldc, .bias = last.bias, .m = m, .n = n};
-        if (add_bias.bias) job->k->epilogue(&add_bias);
+        if (add_bias.bias) k->epilogue(&add_bias);
         for (int64_t i = 0; i < m; i++) act(c + i * ldc, c + i * ldc, n);
         last.bias = NULL;
     }
-    job->k->epilogue(&last);
+    k->epilogue(&last);
+}
+
+static void finish(const linear_job *job, float *c, int64_t ldc, int64_t row, int64_t m,
+                   int64_t column, int64_t n) {
+    const cpu_part part = {.row = job->first_row + row, .m = m, .column = column, .n = n};
+    cpu_linear_finish(job->k, job->args, &part, c, ldc);
 }
 
 /* ---------------------------------------------------------------- PANEL */
@@ -74,6 +79,12 @@ static void finish(const linear_job *job, float *c, int64_t ldc, int64_t row, in
 static void pack_panel(const linear_job *job, float *panel, int64_t column, int64_t n,
                        int64_t first_k, int64_t n_k) {
     const int64_t size = element_bytes(job->kind), n_cols = job->args->w->n_cols;
+    if (job->args->w->quant) {
+        const cpu_part part = {.row = column, .m = n, .column = first_k, .n = n_k};
+        float *rows = panel + PANEL_FLOATS + PANEL_ROWS * job->k->tile_columns;
+        cpu_pack_4bit(job->k, job->args->w, &part, panel, rows, job->kind == PRODUCT_BF16_BF16);
+        return;
+    }
     const pack_args pack = {
         .dst = panel,
         .src = (const uint8_t *)job->args->w->data + (column * n_cols + first_k) * size,
@@ -83,6 +94,7 @@ static void pack_panel(const linear_job *job, float *panel, int64_t column, int6
         .ld = job->k->tile_columns,
     };
     switch (job->kind) {
+    case PRODUCT_4BIT: /* panels of 4-bit weights are one of the others */
     case PRODUCT_F32: job->k->pack_f32(&pack); break;
     case PRODUCT_F16: job->k->pack_f16(&pack); break;
     case PRODUCT_BF16: job->k->pack_bf16(&pack); break;
@@ -160,6 +172,27 @@ static void run_panels(linear_job *job) {
 
 /* ---------------------------------------------------------------- DOT */
 
+/** Weight rows of 4 bits: from the codes, or expanded a few at a time where blocks span rows. */
+static void dot_quantized(const linear_job *job, const dot_args *dot, int64_t column) {
+    const weight *w = job->args->w;
+    if (job->kind != PRODUCT_4BIT) {
+        cpu_dot_expanded(job->k, w, dot, column, dot->dst + DOT_ROWS * DOT_CHUNK,
+                         CPU_THREAD_FLOATS - DOT_ROWS * DOT_CHUNK);
+        return;
+    }
+    const dot_4bit_args args = {.dst = dot->dst,
+                                .dst_stride = dot->dst_stride,
+                                .q = w->quant,
+                                .codes = w->data,
+                                .x = dot->x,
+                                .x_stride = dot->x_stride,
+                                .first = w->quant->first + column * w->n_cols,
+                                .n_w = dot->n_w,
+                                .n_x = dot->n_x,
+                                .k = dot->k};
+    job->k->dot_4bit(&args);
+}
+
 static void dot_task(void *user, int64_t index) {
     const linear_job *job = user;
     const int64_t n_out = job->args->w->n_rows, n_in = job->args->w->n_cols;
@@ -178,7 +211,13 @@ static void dot_task(void *user, int64_t index) {
             .n_x = i64_min(DOT_ROWS, job->n_rows - row),
             .k = n_in,
         };
+        if (job->args->w->quant) {
+            dot_quantized(job, &dot, column);
+            finish(job, c, DOT_CHUNK, row, dot.n_x, column, n);
+            continue;
+        }
         switch (job->kind) {
+        case PRODUCT_4BIT:
         case PRODUCT_F32: job->k->dot_f32(&dot); break;
         case PRODUCT_F16: job->k->dot_f16(&dot); break;
         case PRODUCT_BF16: job->k->dot_bf16(&dot); break;
@@ -205,7 +244,10 @@ static void round_task(void *user, int64_t index) {
     const int64_t end = i64_min(row + ROUND_TASK, job->n_rows);
     for (int64_t i = row; i < end; i++) {
         const float *src = job->args->x + (job->first_row + i) * n_in;
-        if (job->kind == PRODUCT_BF16_BF16) {
+        if (job->kind == PRODUCT_4BIT) {
+            float *dst = (float *)job->scratch->rows + i * job->x_stride;
+            cpu_arrange(job->k, dst, src, n_in);
+        } else if (job->kind == PRODUCT_BF16_BF16) {
             uint16_t *dst = (uint16_t *)job->scratch->rows + i * job->x_stride;
             job->k->narrow_bf16(dst, src, n_in);
             memset(dst + n_in, 0, (size_t)(job->x_stride - n_in) * sizeof *dst);
@@ -235,7 +277,15 @@ static bool rounds_inputs(const linear_args *args) {
     return args->bf16_inputs && args->form == LINEAR_PANEL && args->w->n_cols > 0;
 }
 
+/** Blocks of whole 64 elements that begin with each row. */
+static bool rows_begin_blocks(const weight *w) { return w->n_cols % w->quant->block == 0; }
+
 static product_kind choose_kind(const kernels *k, const linear_args *args) {
+    if (args->w->quant) {
+        if (args->form == LINEAR_DOT)
+            return rows_begin_blocks(args->w) ? PRODUCT_4BIT : PRODUCT_F32;
+        return args->bf16_inputs && k->native_bf16 ? PRODUCT_BF16_BF16 : PRODUCT_F32;
+    }
     switch (args->w->dtype) {
     case LLAVA_DTYPE_F16: return PRODUCT_F16;
     case LLAVA_DTYPE_BF16:
@@ -246,6 +296,10 @@ static product_kind choose_kind(const kernels *k, const linear_args *args) {
 
 void cpu_linear(device *d, const linear_args *args) {
     if (args->n_rows <= 0 || args->w->n_rows <= 0) return;
+    if (args->w->quant && args->w->quant->format == QUANT_INT8) {
+        cpu_linear_int8(d, args);
+        return;
+    }
     linear_job job = {.d = d,
                       .k = cpu_kernels(d),
                       .args = args,
@@ -255,14 +309,17 @@ void cpu_linear(device *d, const linear_args *args) {
                                            (double)args->w->n_cols);
     job.scratch = cpu_scratch_take(d);
     int64_t rows = args->n_rows;
-    bool rounds = rounds_inputs(args);
+    bool rounds = rounds_inputs(args) || (job.kind == PRODUCT_4BIT && args->w->n_cols > 0);
     if (rounds) {
-        job.x_stride = spread_stride(args->w->n_cols);
+        job.x_stride = spread_stride(round_up(args->w->n_cols, KERNEL_ARRANGED));
         const int64_t fit = rounded_rows(&job);
         if (fit == 0) { /* out of memory for one row: the products of unrounded inputs */
             rounds = false;
             job.x_stride = args->w->n_cols;
-            if (job.kind == PRODUCT_BF16_BF16) job.kind = PRODUCT_BF16;
+            if (args->w->quant)
+                job.kind = PRODUCT_F32;
+            else if (job.kind == PRODUCT_BF16_BF16)
+                job.kind = PRODUCT_BF16;
         } else {
             rows = i64_min(rows, fit);
         }

@@ -8,6 +8,7 @@
 #define LLAVA_KERNELS_H
 
 #include "base/base.h"
+#include "tensor/quant.h"
 
 /** Columns of packed panels and of products are padded to a multiple of this many floats. */
 #define KERNEL_PAD 16
@@ -72,6 +73,99 @@ typedef struct epilogue_args {
 
 /* pair_rows: dst[i] = (a[i], b[i]), the pairs of gemm_bf16.
    narrow_*: dst may be src, or begin where it does. */
+
+/* Quantized weights; tensor/quant.h has their definition. */
+
+/** quant_encode_4bit(): n elements from the start of a block on. */
+typedef struct encode_4bit_args {
+    uint8_t *codes;
+    float *absmax;
+    const float *x;
+    int64_t n, block;
+    quant_format format;
+} encode_4bit_args;
+
+/** quant_decode_4bit(): elements [first, first + n) of the codes. */
+typedef struct expand_4bit_args {
+    float *dst;
+    const quant *q;
+    const uint8_t *codes;
+    int64_t first, n;
+} expand_4bit_args;
+
+/** arrange_4bit: activations in the order in which a vector's nibbles come out of 64 bytes of
+ *  codes, for i < 16, j < 8: dst[128 c + 16 j + i] = src[128 c + 8 i + (j ^ 1)]; zeros behind n up
+ *  to a multiple of KERNEL_ARRANGED. */
+#define KERNEL_ARRANGED 128
+
+/** dst[i * dst_stride + r] = dot(weight row r, x row i): x arranged, x_stride floats apart. Row r
+ *  is elements [first + r k, first + (r + 1) k) of the codes; first and k are multiples of the
+ *  block. */
+typedef struct dot_4bit_args {
+    float *dst;
+    const quant *q;
+    const uint8_t *codes;
+    const float *x;
+    int64_t dst_stride, x_stride;
+    int64_t first, n_w, n_x, k;
+} dot_4bit_args;
+
+/** quant_encode_int8() of what is below the threshold in magnitude (0: of all); the rest is coded
+ *  as zero. Codes are xor-ed with flip: 0, or 0x80 for activations, which are bytes above 128.
+ *  Returns the scale. */
+typedef struct encode_i8_args {
+    uint8_t *codes;
+    const float *x;
+    int64_t n;
+    float threshold;
+    uint8_t flip;
+} encode_i8_args;
+
+/** dst[i * dst_stride + r] = sum of w[r][k] (x[i][k] - 128), exact. Weight rows are contiguous, x
+ *  rows x_stride bytes apart. */
+typedef struct dot_i8_args {
+    int32_t *dst;
+    const int8_t *w;
+    const uint8_t *x;
+    int64_t dst_stride, x_stride;
+    int64_t n_w, n_x, k;
+} dot_i8_args;
+
+/** Transposes n rows of k bytes in groups of four: dst[ceil(k / 4)][ld][4], the rest zero; adds
+ *  each row's sum to sums[ld]. dst is 64-byte aligned, ld a multiple of KERNEL_PAD. */
+typedef struct pack_i8_args {
+    int8_t *dst;
+    int32_t *sums;
+    const int8_t *src;
+    int64_t row_bytes;
+    int64_t n, k, ld;
+} pack_i8_args;
+
+/** c[m, n] = a[m, k] b[k, n] (+ c), exact: a unsigned bytes, b as pack_i8 gives it, ldb = bytes
+ *  between its groups of four. k is a multiple of 4; n and c as for gemm_f32. */
+typedef struct gemm_i8_args {
+    const uint8_t *a;
+    const int8_t *b;
+    int32_t *c;
+    int64_t lda, ldb, ldc;
+    int64_t m, n, k;
+    bool accumulate;
+} gemm_i8_args;
+
+/** dst[i][j] = (c[i][j] - 128 sums[j]) / 127^2 row_scales[i] column_scales[j], in this order; c and
+ *  dst have ldc and ldd elements a row and may be the same. sums may be NULL; column_scales may lie
+ *  unaligned. */
+typedef struct scale_i32_args {
+    float *dst;
+    const int32_t *c;
+    const int32_t *sums;
+    const float *row_scales;
+    const void *column_scales; /* float32 */
+    int64_t ldd, ldc;
+    int64_t m, n;
+} scale_i32_args;
+
+#define KERNEL_INT8_PRODUCT 6.200012e-05f /* 1 / 127^2, as the reference's kernel writes it */
 
 /** One row's step over KERNEL_KEYS scores: keys outside [first, last) count as -infinity, the
  *  others are scores * scale + slope * (index + offset). Updates the running maximum and sum,

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "device/cpu/kernels.h"
+#include "device/cpu/kernels_c_quant.h"
 
 #define LANES 8
 
