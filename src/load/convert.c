@@ -281,6 +281,13 @@ static llava_status convert(converter *c) {
                           "overwrite_config uses the original layout's keys, which the config.json "
                           "of %s does not have; convert without it",
                           config_native_class(c->plan->model->config->mm.native));
+    for (size_t i = 0; i < c->plan->bind.count; i++)
+        if (c->plan->bind.entries[i].found && c->plan->bind.entries[i].dst->quant)
+            return llava_fail(c->err, LLAVA_UNSUPPORTED, "%s: it is quantized and stays as it is",
+                              c->plan->options->model_path);
+    if (c->plan->quantize.wanted)
+        return llava_fail(c->err, LLAVA_UNSUPPORTED,
+                          "load_4bit and load_8bit: converting does not quantize");
     LLAVA_TRY(plan_outputs(c));
     LLAVA_TRY(make_directory(c));
     LLAVA_TRY(copy_companions(c));

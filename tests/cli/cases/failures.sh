@@ -13,8 +13,10 @@ try run $model 'What?' --image "$CLI_DATA/missing.png"
 try run $model 'What?' --image "$CLI_DATA/broken.png"
 try run $model 'Is <image> like <image>?' --image "$CLI_DATA/square.png"
 try run $model '<image>' --raw
-try run $model 'What?' --load-4bit
-try run $model 'What?' --load-8bit
+try run $model 'What?' --load-4bit --load-8bit
+try run $model 'What?' --load-4bit --quantization-config '{"bnb_4bit_quant_type": "int3"}'
+try run $model 'What?' --load-8bit --quantization-config '{"quant_method": "gptq"}'
+try run $model 'What?' --quantization-config '{}'
 try run $model 'What?' --overwrite-config '[]'
 try run $model 'What?' --overwrite-config '{'
 try run $model 'What?' --cpu-level c --context-tokens 10
