@@ -29,6 +29,23 @@ static device *dev;
 static float *input, *output, *extra; /* scratch rows */
 #define SCRATCH_FLOATS ((int64_t)24 << 20)
 
+/** How weights are stored. */
+typedef struct format {
+    const char *name;
+    llava_dtype dtype;
+    bool quantized;
+    quant_format codes;
+    double bytes; /* a weight, with its part of the scales */
+} format;
+
+static const format formats[] = {
+    {"bfloat16", LLAVA_DTYPE_BF16, false, QUANT_NF4, 2},
+    {"float16", LLAVA_DTYPE_F16, false, QUANT_NF4, 2},
+    {"float32", LLAVA_DTYPE_F32, false, QUANT_NF4, 4},
+    {"nf4", LLAVA_DTYPE_U8, true, QUANT_NF4, 0.5 + 1.0 / 64 + 4.0 / (64 * QUANT_NESTED_BLOCK)},
+    {"int8", LLAVA_DTYPE_I8, true, QUANT_INT8, 1},
+};
+
 typedef struct subject {
     char name[96];
     limit_kind limit;
@@ -36,7 +53,9 @@ typedef struct subject {
     void (*run)(const struct subject *s);
     int64_t m, k, n;
     llava_dtype dtype;
+    const format *format; /* of a product's weights */
     linear_form form;
+    bool hot; /* the same weights each time */
     int64_t heads, kv_heads, head_dim, keys;
     bool causal;
     activation act;
@@ -85,33 +104,104 @@ static void measure(const subject *s) {
 
 /* ---------------------------------------------------------------- products */
 
+/** Weights from a place that moves on, or that stays. */
+static const void *weights_at(const subject *s, size_t n_bytes) {
+    if (s->hot) limits_cold_again();
+    return limits_cold(n_bytes);
+}
+
+/** Scales of quantized weights; NF4 as load_4bit has them. */
+static quant quant_of(const subject *s) {
+    static float scales[152064];
+    const int64_t blocks = ceil_div(s->n * s->k, QUANT_MIN_BLOCK);
+    quant q = {.format = s->format->codes,
+               .block = QUANT_MIN_BLOCK,
+               .nested_block = QUANT_NESTED_BLOCK,
+               .nested_absmax = scales,
+               .offset = 0.02f,
+               .threshold = QUANT_THRESHOLD,
+               .scb = scales};
+    if (q.format == QUANT_INT8) return q;
+    for (size_t i = 0; i < LLAVA_COUNT(scales); i++) scales[i] = 0.01f;
+    memcpy(q.table, quant_table(q.format), sizeof q.table);
+    quant_dynamic_map(q.map);
+    q.codes = limits_cold((size_t)blocks);
+    return q;
+}
+
 static void run_linear(const subject *s) {
-    const size_t n_bytes = (size_t)(s->n * s->k) * dtype_size(s->dtype);
-    const weight w = {s->dtype, s->n, s->k, limits_cold(n_bytes)};
+    const int64_t count = s->n * s->k;
+    const bool quantized = s->format->quantized;
+    const size_t n_bytes = quantized ? quant_codes_bytes(s->format->codes, s->n, s->k)
+                                     : (size_t)count * dtype_size(s->format->dtype);
+    weight w = {s->format->dtype, s->n, s->k, weights_at(s, n_bytes), NULL};
+    quant q;
+    if (quantized) {
+        q = quant_of(s);
+        w.quant = &q;
+    }
     const linear_args args = {.x = input,
                               .n_rows = s->m,
                               .w = &w,
                               .dst = output,
                               .form = s->form,
                               .act = s->act,
-                              .bf16_inputs = s->dtype == LLAVA_DTYPE_BF16};
+                              .bf16_inputs = quantized || s->format->dtype == LLAVA_DTYPE_BF16};
     dev->ops->linear(dev, &args);
 }
 
-static void bench_linear(const char *model, int64_t m, int64_t k, int64_t n, llava_dtype dtype,
-                         linear_form form) {
-    subject s = {.run = run_linear, .m = m, .k = k, .n = n, .dtype = dtype, .form = form};
-    const double weights = (double)(n * k);
-    if (form == LINEAR_DOT) {
+static void bench_linear(subject s, const char *model) {
+    s.run = run_linear;
+    const double weights = (double)(s.n * s.k);
+    if (s.form == LINEAR_DOT) {
         s.limit = LIMIT_READ;
-        s.work = weights * (double)dtype_size(dtype);
+        s.work = weights * s.format->bytes;
     } else {
-        s.limit = dtype == LLAVA_DTYPE_BF16 ? LIMIT_BF16 : LIMIT_F32;
-        s.work = 2 * weights * (double)m;
+        const bool bf16 = s.format->quantized || s.format->dtype == LLAVA_DTYPE_BF16;
+        s.limit = bf16 ? LIMIT_BF16 : LIMIT_F32;
+        s.work = 2 * weights * (double)s.m;
     }
     snprintf(s.name, sizeof s.name, "%s %s %s %lld x %lld -> %lld",
-             form == LINEAR_DOT ? "dot" : "panel", dtype_name(dtype), model, (long long)m,
-             (long long)k, (long long)n);
+             s.form == LINEAR_DOT ? "dot" : "panel", s.format->name, model, (long long)s.m,
+             (long long)s.k, (long long)s.n);
+    measure(&s);
+}
+
+/** 16-bit weights while they are read from memory; as a fraction of reading them. */
+static void run_quantize(const subject *s) {
+    static uint8_t *codes, *absmax_codes;
+    static float *absmax, map[QUANT_MAP_SIZE], offset;
+    if (!codes) {
+        codes = dev->ops->alloc(dev, (size_t)64 << 20);
+        absmax_codes = dev->ops->alloc(dev, (size_t)1 << 20);
+        absmax = dev->ops->alloc(dev, (size_t)4 << 20);
+        quant_dynamic_map(map);
+        if (!codes || !absmax || !absmax_codes) exit(1);
+    }
+    const weight w = {s->dtype, s->n, s->k, limits_cold((size_t)(s->n * s->k * 2)), NULL};
+    const quantize_args args = {.w = &w,
+                                .halves = true,
+                                .format = s->format->codes,
+                                .block = QUANT_MIN_BLOCK,
+                                .codes = codes,
+                                .absmax = absmax,
+                                .map = map,
+                                .absmax_codes = absmax_codes,
+                                .nested_absmax = s->format->codes == QUANT_NF4 ? output : NULL,
+                                .offset = &offset};
+    dev->ops->quantize(dev, &args);
+}
+
+static void bench_quantize(const format *to, llava_dtype dtype) {
+    subject s = {.run = run_quantize,
+                 .limit = LIMIT_READ,
+                 .k = 4096,
+                 .n = 11008,
+                 .dtype = dtype,
+                 .format = to};
+    s.work = (double)(s.n * s.k) * 2;
+    snprintf(s.name, sizeof s.name, "quantize %s from %s %lld x %lld", to->name, dtype_name(dtype),
+             (long long)s.n, (long long)s.k);
     measure(&s);
 }
 
@@ -187,11 +277,11 @@ static void run_gated(const subject *s) {
     dev->ops->gated(dev, output, input, extra, s->n, s->act);
 }
 static void run_layernorm(const subject *s) {
-    const weight w = {LLAVA_DTYPE_BF16, 1, s->k, limits_cold((size_t)s->k * 2)};
+    const weight w = {LLAVA_DTYPE_BF16, 1, s->k, limits_cold((size_t)s->k * 2), NULL};
     dev->ops->layernorm(dev, output, input, s->m, &w, &w, 1e-6f);
 }
 static void run_rmsnorm(const subject *s) {
-    const weight w = {LLAVA_DTYPE_BF16, 1, s->k, limits_cold((size_t)s->k * 2)};
+    const weight w = {LLAVA_DTYPE_BF16, 1, s->k, limits_cold((size_t)s->k * 2), NULL};
     dev->ops->rmsnorm(dev, output, input, s->m, &w, 1e-6f, false);
 }
 
@@ -205,14 +295,31 @@ static void bench_rows(const char *name, void (*run)(const subject *), int64_t m
 }
 
 static void run_all(void) {
-    static const llava_dtype dtypes[] = {LLAVA_DTYPE_BF16, LLAVA_DTYPE_F16, LLAVA_DTYPE_F32};
-    for (size_t t = 0; t < LLAVA_COUNT(dtypes); t++)
+    for (size_t t = 0; t < LLAVA_COUNT(formats); t++)
         for (size_t i = 0; i < LLAVA_COUNT(panels); i++)
-            bench_linear(panels[i].model, panels[i].m, panels[i].k, panels[i].n, dtypes[t],
-                         LINEAR_PANEL);
-    for (size_t t = 0; t < LLAVA_COUNT(dtypes); t++)
+            bench_linear((subject){.m = panels[i].m,
+                                   .k = panels[i].k,
+                                   .n = panels[i].n,
+                                   .format = &formats[t],
+                                   .form = LINEAR_PANEL},
+                         panels[i].model);
+    for (size_t t = 0; t < LLAVA_COUNT(formats); t++) {
         for (size_t i = 0; i < LLAVA_COUNT(dots); i++)
-            bench_linear(dots[i].model, dots[i].m, dots[i].k, dots[i].n, dtypes[t], LINEAR_DOT);
+            bench_linear((subject){.m = dots[i].m,
+                                   .k = dots[i].k,
+                                   .n = dots[i].n,
+                                   .format = &formats[t],
+                                   .form = LINEAR_DOT},
+                         dots[i].model);
+        const int64_t n = (int64_t)(400e3 * opt.n_threads / (4096 * formats[t].bytes));
+        bench_linear(
+            (subject){
+                .m = 1, .k = 4096, .n = n, .format = &formats[t], .form = LINEAR_DOT, .hot = true},
+            "in L2");
+    }
+    for (size_t t = 0; t < LLAVA_COUNT(formats); t++)
+        for (int half = 0; half < 2 && formats[t].quantized; half++)
+            bench_quantize(&formats[t], half ? LLAVA_DTYPE_F16 : LLAVA_DTYPE_BF16);
     const subject attentions[] = {
         {"attention siglip 729 keys, float32", .m = 729, .heads = 16, .kv_heads = 16,
          .head_dim = 72, .keys = 729, .dtype = LLAVA_DTYPE_F32},

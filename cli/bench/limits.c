@@ -42,6 +42,7 @@ double limits_ms(void) {
 #if defined(__x86_64__)
 #define DECLARE(i) __m512 s##i = _mm512_setzero_ps();
 #define FMA(i)     __asm__ volatile("vfmadd231ps %1, %2, %0" : "+v"(s##i) : "v"(a), "v"(b));
+#define BYTES(i)   __asm__ volatile("vpdpbusd %1, %2, %0" : "+v"(s##i) : "v"(a), "v"(b));
 #define DOT(i)     __asm__ volatile("vdpbf16ps %1, %2, %0" : "+v"(s##i) : "v"(a), "v"(b));
 
 __attribute__((target("avx512f"))) static double f32_avx512(int64_t n) {
@@ -60,6 +61,15 @@ __attribute__((target("avx512f"))) static double bf16_avx512(int64_t n) {
         REPEAT24(DOT)
     }
     return (double)n * 24 * 32 * 2;
+}
+
+__attribute__((target("avx512f,avx512vnni"))) static double i8_avx512(int64_t n) {
+    const __m512 a = _mm512_setzero_ps(), b = a;
+    REPEAT24(DECLARE)
+    for (int64_t i = 0; i < n; i++) {
+        REPEAT24(BYTES)
+    }
+    return (double)n * 24 * 64 * 2;
 }
 #undef DECLARE
 #define DECLARE(i) __m256 s##i = _mm256_setzero_ps();
@@ -87,6 +97,7 @@ static double f32_plain(int64_t n) {
 static double arithmetic(limit_kind kind, int64_t n) {
 #if defined(__x86_64__)
     if (kind == LIMIT_BF16 && __builtin_cpu_supports("avx512bf16")) return bf16_avx512(n);
+    if (kind == LIMIT_I8 && __builtin_cpu_supports("avx512vnni")) return i8_avx512(n);
     if (__builtin_cpu_supports("avx512f")) return f32_avx512(n);
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return f32_avx2(n);
 #endif
@@ -137,7 +148,8 @@ double limit_sample(limit_kind kind, int n_threads) {
 }
 
 const char *limit_name(limit_kind kind) {
-    static const char *const names[] = {"float32 peak", "bfloat16 peak", "read bandwidth"};
+    static const char *const names[] = {"float32 peak", "bfloat16 peak", "read bandwidth",
+                                        "int8 peak"};
     return names[kind];
 }
 
@@ -148,6 +160,8 @@ const void *limits_cold(size_t n_bytes) {
     cold_at += (n_bytes + 63) / 64 * 64;
     return at;
 }
+
+void limits_cold_again(void) { cold_at = 0; }
 
 bool limits_start(size_t n_bytes) {
     buffer_bytes = n_bytes;

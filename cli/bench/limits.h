@@ -11,7 +11,8 @@
 typedef enum limit_kind {
     LIMIT_F32,  /* float32 multiply-adds of the widest vectors, 2 operations each */
     LIMIT_BF16, /* vdpbf16ps, 2 operations a product; F32 where it does not exist */
-    LIMIT_READ  /* bytes */
+    LIMIT_READ, /* bytes */
+    LIMIT_I8    /* vpdpbusd, 2 operations a product; F32 where it does not exist */
 } limit_kind;
 
 /** Milliseconds: of the clock, or of processor time of this process when others use the machine
@@ -29,5 +30,7 @@ double limit_sample(limit_kind kind, int n_threads);
 const char *limit_name(limit_kind kind);
 /** A part of the buffer, as weights that are in no cache: n_bytes from a place that moves on. */
 const void *limits_cold(size_t n_bytes);
+/** The next part is the buffer's first one again. */
+void limits_cold_again(void);
 
 #endif

@@ -66,6 +66,10 @@ const char *quant_format_name(quant_format format) {
 
 const float *quant_table(quant_format format) { return format == QUANT_FP4 ? fp4 : nf4; }
 
+const float *quant_thresholds(quant_format format) {
+    return format == QUANT_FP4 ? fp4_thresholds : nf4_thresholds;
+}
+
 void quant_dynamic_map(float map[QUANT_MAP_SIZE]) {
     for (int i = 0; i < 128; i++) map[128 + i] = f32_from_bits(dynamic_positive[i]);
     map[127] = 0;

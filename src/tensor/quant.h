@@ -46,6 +46,9 @@ const char *quant_format_name(quant_format format); /* "nf4", "fp4", "int8" */
 
 /** The 16 values of NF4 or FP4, by code. */
 const float *quant_table(quant_format format);
+/** NF4: 15, a value's code is how many lie below it. FP4: 7, the same for magnitudes, in the order
+ *  of their codes 0 1 6 7 4 5 2 3. */
+const float *quant_thresholds(quant_format format);
 /** bitsandbytes' signed dynamic map, ascending. */
 void quant_dynamic_map(float map[QUANT_MAP_SIZE]);
 

@@ -168,6 +168,25 @@ static void check_encode_i8(void) {
     }
 }
 
+static void check_mark_outliers(void) {
+    for (size_t c = 0; c < LLAVA_COUNT(counts); c++) {
+        const int64_t n = counts[c], words = ceil_div(n, 4);
+        guarded x = guarded_new(n, random_below(16));
+        guarded flags[2] = {guarded_new(words, 1), guarded_new(words, 2)};
+        random_fill(x.data, n, 6.3f);
+        if (n > 8) x.data[8] = NAN;
+        for (int i = 0; i < 2; i++) {
+            memset(flags[i].data, 0, (size_t)words * 4);
+            if (n > 5) ((uint8_t *)flags[i].data)[5] = 1;
+            (i ? level : spec).mark_outliers((uint8_t *)flags[i].data, x.data, n, 6);
+        }
+        assert_same_bytes(flags[0].data, flags[1].data, (size_t)words * 4, "mark_outliers");
+        guarded_free(&x);
+        guarded_free(&flags[0]);
+        guarded_free(&flags[1]);
+    }
+}
+
 static void check_dot_i8(void) {
     for (int turn = 0; turn < 100; turn++) {
         const int64_t k = counts[turn % 17], n_w = 1 + random_below(9), n_x = 1 + random_below(6);

@@ -40,8 +40,10 @@ static double expected(const quant_linear *c, int64_t row, int64_t o, double *ma
     float *in = array_new((size_t)w->n_cols + 1, sizeof *in);
     float *decoded = array_new((size_t)w->n_cols + 1, sizeof *decoded);
     weight_decode(w, o * w->n_cols, w->n_cols, decoded);
-    for (int64_t k = 0; k < w->n_cols; k++)
-        in[k] = c->bf16_inputs ? bf16_to_f32(f32_to_bf16(x[k])) : x[k];
+    /* generated rows keep float32 where activations are not coded */
+    const bool coded = w->quant->format == QUANT_INT8;
+    const bool rounds = c->bf16_inputs && (coded || c->form == LINEAR_PANEL);
+    for (int64_t k = 0; k < w->n_cols; k++) in[k] = rounds ? bf16_to_f32(f32_to_bf16(x[k])) : x[k];
     if (w->quant->format == QUANT_INT8) { /* the codes of what is below the threshold */
         float scale = 0;
         const float limit = w->quant->threshold > 0 ? w->quant->threshold : INFINITY;

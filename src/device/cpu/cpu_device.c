@@ -44,8 +44,13 @@ static bool has_avx512(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 #endif
+#ifdef LLAVA_HAVE_AVX512VNNI
+static bool has_avx512vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#endif
 #ifdef LLAVA_HAVE_AVX512BF16
-static bool has_avx512bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+static bool has_avx512bf16(void) {
+    return has_avx512vnni() && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
 typedef struct cpu_level {
@@ -62,6 +67,9 @@ static const cpu_level levels[] = {
 #ifdef LLAVA_HAVE_AVX512
     {"avx512", has_avx512, kernels_fill_avx512},
 #endif
+#ifdef LLAVA_HAVE_AVX512VNNI
+    {"avx512vnni", has_avx512vnni, kernels_fill_avx512vnni},
+#endif
 #ifdef LLAVA_HAVE_AVX512BF16
     {"avx512bf16", has_avx512bf16, kernels_fill_avx512bf16},
 #endif
@@ -74,6 +82,9 @@ static const char *const level_names[LLAVA_COUNT(levels) + 1] = {
 #endif
 #ifdef LLAVA_HAVE_AVX512
     "avx512",
+#endif
+#ifdef LLAVA_HAVE_AVX512VNNI
+    "avx512vnni",
 #endif
 #ifdef LLAVA_HAVE_AVX512BF16
     "avx512bf16",

@@ -121,6 +121,8 @@ typedef struct encode_i8_args {
     uint8_t flip;
 } encode_i8_args;
 
+/* mark_outliers: flags[i] |= |x[i]| >= limit; limit is a number. */
+
 /** dst[i * dst_stride + r] = sum of w[r][k] (x[i][k] - 128), exact. Weight rows are contiguous, x
  *  rows x_stride bytes apart. */
 typedef struct dot_i8_args {
@@ -198,6 +200,7 @@ typedef struct kernels {
 void kernels_fill_c(kernels *table);
 void kernels_fill_avx2(kernels *table);
 void kernels_fill_avx512(kernels *table);
+void kernels_fill_avx512vnni(kernels *table);
 void kernels_fill_avx512bf16(kernels *table);
 
 #endif

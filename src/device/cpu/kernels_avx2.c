@@ -168,6 +168,8 @@ PACK(pack_f32, 4, load_f32)
 PACK(pack_f16, 2, v_load_f16)
 PACK(pack_bf16, 2, v_load_bf16)
 
+#include "device/cpu/kernels_avx2_quant.h"
+
 void kernels_fill_avx2(kernels *table) {
     table->tile_columns = TILE_VECTORS * LANES;
 #define SET(name) table->name = avx2_##name
@@ -179,6 +181,16 @@ void kernels_fill_avx2(kernels *table) {
     SET(dot_f16);
     SET(dot_bf16);
     SET(epilogue);
+    SET(encode_4bit);
+    SET(expand_4bit);
+    SET(arrange_4bit);
+    SET(dot_4bit);
+    SET(encode_i8);
+    SET(mark_outliers);
+    SET(dot_i8);
+    SET(pack_i8);
+    SET(gemm_i8);
+    SET(scale_i32);
     SET(widen_f16);
     SET(widen_bf16);
     SET(narrow_f16);

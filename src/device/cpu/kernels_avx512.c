@@ -275,6 +275,8 @@ static void avx512_pack_bf16_pairs(const pack_args *args) {
         }
 }
 
+#include "device/cpu/kernels_avx512_quant.h"
+
 void kernels_fill_avx512(kernels *table) {
     table->tile_columns = TILE_VECTORS * LANES;
 #define SET(name) table->name = avx512_##name
@@ -287,6 +289,16 @@ void kernels_fill_avx512(kernels *table) {
     SET(dot_f16);
     SET(dot_bf16);
     SET(epilogue);
+    SET(encode_4bit);
+    SET(expand_4bit);
+    SET(arrange_4bit);
+    SET(dot_4bit);
+    SET(encode_i8);
+    SET(mark_outliers);
+    SET(dot_i8);
+    SET(pack_i8);
+    SET(gemm_i8);
+    SET(scale_i32);
     SET(widen_f16);
     SET(widen_bf16);
     SET(narrow_f16);

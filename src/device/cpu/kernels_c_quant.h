@@ -74,6 +74,10 @@ static float c_encode_i8(const encode_i8_args *args) {
     return largest;
 }
 
+static void c_mark_outliers(uint8_t *flags, const float *x, int64_t n, float limit) {
+    for (int64_t i = 0; i < n; i++) flags[i] |= fabsf(x[i]) >= limit;
+}
+
 static void c_dot_i8(const dot_i8_args *args) {
     for (int64_t r = 0; r < args->n_w; r++)
         for (int64_t i = 0; i < args->n_x; i++) {

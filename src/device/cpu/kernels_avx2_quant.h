@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Quantized weights with AVX2; a part of kernels_avx2.c.
+ */
+#ifndef LLAVA_KERNELS_AVX2_QUANT_H
+#define LLAVA_KERNELS_AVX2_QUANT_H
+
+typedef __m256i veci;
+typedef struct vec_table {
+    vec low, high;
+} vec_table;
+
+V veci i_set(int32_t x) { return _mm256_set1_epi32(x); }
+V veci i_set16(int16_t x) { return _mm256_set1_epi16(x); }
+V veci i_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+V veci i_load_n(const void *p, int64_t n) {
+    uint8_t raw[32] = {0};
+    memcpy(raw, p, (size_t)n);
+    return i_load(raw);
+}
+V void i_store(int32_t *p, veci v) { _mm256_storeu_si256((__m256i *)p, v); }
+V veci i_add(veci a, veci b) { return _mm256_add_epi32(a, b); }
+V veci i_sub(veci a, veci b) { return _mm256_sub_epi32(a, b); }
+V veci i_and(veci a, veci b) { return _mm256_and_si256(a, b); }
+V veci i_xor(veci a, veci b) { return _mm256_xor_si256(a, b); }
+V veci i_left7(veci v) { return _mm256_slli_epi32(v, 7); }
+V veci i_left16(veci v) { return _mm256_slli_epi16(v, 8); }
+V veci i_right16(veci v) { return _mm256_srai_epi16(v, 8); }
+V veci i_logical16(veci v) { return _mm256_srli_epi16(v, 8); }
+V veci i_madd(veci a, veci b) { return _mm256_madd_epi16(a, b); }
+V int32_t i_sum(veci v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+V vec i_to_float(veci v) { return _mm256_cvtepi32_ps(v); }
+V veci i_from_float(vec v) { return _mm256_cvtps_epi32(v); }
+V veci i_count(veci count, vec x, vec limit) {
+    return i_sub(count, _mm256_castps_si256(_mm256_cmp_ps(x, limit, _CMP_GT_OQ)));
+}
+V veci i_xor_shifted(veci c) { return i_xor(c, _mm256_slli_epi32(i_and(c, i_set(2)), 1)); }
+V veci i_sign(veci c, vec x) {
+    const vec negative = _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ);
+    return _mm256_or_si256(c, i_and(_mm256_castps_si256(negative), i_set(8)));
+}
+/** The lowest byte of each lane, in the lower half. */
+V __m128i narrow_bytes(veci v) {
+    v = i_and(v, i_set(0xff));
+    const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
+    const __m128i words = _mm_packus_epi32(low, high);
+    return _mm_packus_epi16(words, words);
+}
+V void i_store_bytes(uint8_t *p, veci v) { _mm_storel_epi64((__m128i *)p, narrow_bytes(v)); }
+V void i_store_nibbles(uint8_t *p, veci v) {
+    const __m128i pairs = _mm_maddubs_epi16(narrow_bytes(v), _mm_set1_epi16(0x0110));
+    const int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(pairs, pairs));
+    memcpy(p, &four, sizeof four);
+}
+/** Bytes to the middle of 64 bits; the upper half of a byte comes first. */
+V veci i_load_nibbles(const uint8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    const veci raw = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+    return _mm256_or_si256(_mm256_srli_epi64(raw, 4), _mm256_slli_epi64(raw, 32));
+}
+V void i_store_transposed(int32_t *p, int64_t ld, veci r[LANES], int64_t n) {
+    vec rows[LANES];
+    UNROLL for (int i = 0; i < LANES; i++) rows[i] = _mm256_castsi256_ps(r[i]);
+    store_transposed((float *)p, ld, rows, n);
+}
+V vec_table v_table_load(const float *p) { return (vec_table){v_load(p), v_load(p + 8)}; }
+/** Bit 3 of an index chooses the half. */
+V vec v_table(vec_table table, veci v) {
+    const vec half = _mm256_castsi256_ps(_mm256_slli_epi32(v, 28));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, v),
+                            _mm256_permutevar8x32_ps(table.high, v), half);
+}
+V bool v_any_reaches(vec a, vec b) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)) != 0;
+}
+
+#include "device/cpu/kernels_vector_quant.h"
+
+/* ---------------------------------------------------------------- products from codes */
+
+#define CODE_BLOCKS 128 /* scales decoded together */
+
+/** 64 weights in the order of arrange_4bit(): lane i has elements 8 i to 8 i + 7. Activation rows
+ *  are 16 apart. */
+V void look_up(vec w[8], veci codes, vec_table table) {
+    UNROLL for (int j = 0; j < 8; j++) w[j] = v_table(table, _mm256_srli_epi32(codes, 4 * j));
+}
+
+/** One weight row times nx activation rows. */
+V void tile_4bit(const dot_4bit_args *args, const float *x, int64_t at, float *dst, const int nx) {
+    const int64_t blocks = args->k / 64, repeat = args->q->block / 64;
+    const uint8_t *codes = args->codes + at / 2;
+    const vec_table table = v_table_load(args->q->table);
+    float scales[CODE_BLOCKS];
+    vec sum[2];
+    UNROLL for (int i = 0; i < nx; i++) sum[i] = v_set(0);
+    for (int64_t b = 0; b < blocks; b += CODE_BLOCKS) {
+        const int64_t n = i64_min(CODE_BLOCKS, blocks - b);
+        unit_scales(args->q, at / 64 + b, n, repeat, scales);
+        for (int64_t c = 0; c < n; c++) {
+            const float *in = x + (b + c) / 2 * 128 + (b + c) % 2 * 8;
+            const vec scale = v_set(scales[c]);
+            vec w[8], u[2];
+            __builtin_prefetch(codes + (b + c) * 32 + PREFETCH_AHEAD);
+            look_up(w, i_load(codes + (b + c) * 32), table);
+            UNROLL for (int i = 0; i < nx; i++) {
+                u[i] = v_mul(w[0], v_load(in + i * args->x_stride));
+                UNROLL for (int j = 1; j < 8; j++) {
+                    u[i] = v_fma(w[j], v_load(in + i * args->x_stride + 16 * j), u[i]);
+                }
+                sum[i] = v_fma(u[i], scale, sum[i]);
+            }
+        }
+    }
+    UNROLL for (int i = 0; i < nx; i++) dst[i * args->dst_stride] = v_sum(sum[i]);
+}
+
+static void avx2_dot_4bit(const dot_4bit_args *args) {
+    for (int64_t r = 0; r < args->n_w; r++)
+        for (int64_t i = 0; i < args->n_x; i += 2) {
+            const float *x = args->x + i * args->x_stride;
+            float *dst = args->dst + i * args->dst_stride + r;
+            if (i + 1 < args->n_x)
+                tile_4bit(args, x, args->first + r * args->k, dst, 2);
+            else
+                tile_4bit(args, x, args->first + r * args->k, dst, 1);
+        }
+}
+
+#endif
