@@ -88,17 +88,51 @@ static void check_arrange_4bit(void) {
     }
 }
 
+typedef void (*dot_4bit_kernel)(const dot_4bit_args *args);
+
+/** The order of dot_4bit_bf16(), from arranged rows. */
+static void pair_arranged(uint16_t *dst, const float *src, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t in = i % KERNEL_ARRANGED, row = in / 16;
+        dst[i - in + 32 * (row % 4) + 2 * (in % 16) + row / 4] = f32_to_bf16(src[i]);
+    }
+}
+
+/** What the product should be, in double precision, and its magnitude. */
+static double coded_product(const coded_matrix *m, int64_t r, const float *x, double *magnitude) {
+    const int64_t k = m->w.n_cols;
+    float *row = array_new((size_t)k, sizeof *row);
+    double sum = 0;
+    *magnitude = 1e-6;
+    weight_decode(&m->w, r * k, k, row);
+    for (int64_t j = 0; j < k; j++) {
+        const double product = (double)row[j] * (double)x[j];
+        sum += product;
+        *magnitude += fabs(product);
+    }
+    free(row);
+    return sum;
+}
+
 /** Against the decoded weights in double precision, and rows alone against rows together. */
-static void check_dot_4bit_shape(int turn, int64_t k, int64_t n_w, int64_t n_x) {
+static void check_dot_4bit_shape(int turn, int64_t k, int64_t n_w, int64_t n_x, bool bf16) {
     coded_matrix m;
+    const dot_4bit_kernel kernel = bf16 ? level.dot_4bit_bf16 : level.dot_4bit;
     const int64_t block = 64 << random_below(3);
     if (k % block) return;
     coded_4bit(&m, four_bits[turn % 2], n_w, k, block, turn % 3, turn % 5 * block);
     const int64_t stride = round_up(k, KERNEL_ARRANGED) + 16, dst_stride = n_w + 3;
-    float *x = array_new((size_t)(n_x * k), sizeof *x), *row = array_new((size_t)k, sizeof *row);
-    float *in = aligned_new((size_t)(n_x * stride) * sizeof *in);
+    float *x = array_new((size_t)(n_x * k), sizeof *x);
+    uint8_t *in = aligned_new((size_t)(n_x * stride) * sizeof(float));
+    float *arranged_row = aligned_new((size_t)stride * sizeof(float));
     random_fill(x, n_x * k, 1);
-    for (int64_t i = 0; i < n_x; i++) spec.arrange_4bit(in + i * stride, x + i * k, k);
+    for (int64_t i = 0; i < n_x * k && bf16; i++) x[i] = bf16_to_f32(f32_to_bf16(x[i]));
+    const size_t size = bf16 ? sizeof(uint16_t) : sizeof(float);
+    for (int64_t i = 0; i < n_x; i++) {
+        uint8_t *dst = in + (size_t)(i * stride) * size;
+        spec.arrange_4bit(bf16 ? arranged_row : (float *)dst, x + i * k, k);
+        if (bf16) pair_arranged((uint16_t *)dst, arranged_row, round_up(k, KERNEL_ARRANGED));
+    }
     guarded dst = guarded_new(n_x * dst_stride, 1);
     dot_4bit_args args = {.dst = dst.data,
                           .q = &m.q,
@@ -110,39 +144,42 @@ static void check_dot_4bit_shape(int turn, int64_t k, int64_t n_w, int64_t n_x) 
                           .n_w = n_w,
                           .n_x = n_x,
                           .k = k};
-    level.dot_4bit(&args);
-    for (int64_t r = 0; r < n_w; r++) {
-        weight_decode(&m.w, r * k, k, row);
+    kernel(&args);
+    for (int i = 0; i < 16 && bf16; i++) m.q.table[i] = bf16_to_f32(f32_to_bf16(m.q.table[i]));
+    for (int64_t r = 0; r < n_w; r++)
         for (int64_t i = 0; i < n_x; i++) {
-            double sum = 0, magnitude = 1e-6;
-            for (int64_t j = 0; j < k; j++) {
-                const double product = (double)row[j] * (double)x[i * k + j];
-                sum += product;
-                magnitude += fabs(product);
-            }
+            double magnitude;
+            const double sum = coded_product(&m, r, x + i * k, &magnitude);
             assert_near(dst.data[i * dst_stride + r], sum, SUM_RELATIVE * magnitude,
-                        "%s dot_4bit %lld", level_name, (long long)k);
+                        "%s dot_4bit %lld bf16 %d", level_name, (long long)k, bf16);
         }
-    }
     float alone;
     args.dst = &alone;
-    args.x = in + (n_x - 1) * stride;
+    args.x = in + (size_t)((n_x - 1) * stride) * size;
     args.n_x = 1;
     args.first += (n_w - 1) * k;
     args.n_w = 1;
-    level.dot_4bit(&args);
+    kernel(&args);
     assert_same_bits(&alone, dst.data + (n_x - 1) * dst_stride + n_w - 1, 1, "dot_4bit alone");
     guarded_free(&dst);
     coded_free(&m);
     free(x);
     free(in);
-    free(row);
+    free(arranged_row);
 }
 
+static const int64_t code_rows[] = {64, 128, 192, 256, 1024, 1152, 2048, 2112, 4352, 9216};
+
 static void check_dot_4bit(void) {
-    static const int64_t sizes[] = {64, 128, 192, 256, 1024, 1152, 2048, 2112, 4352};
     for (int turn = 0; turn < 80; turn++)
-        check_dot_4bit_shape(turn, sizes[turn % 9], 1 + random_below(9), 1 + random_below(6));
+        check_dot_4bit_shape(turn, code_rows[turn % 10], 1 + random_below(9), 1 + random_below(6),
+                             false);
+}
+
+static void check_dot_4bit_bf16(void) {
+    for (int turn = 0; turn < 80; turn++)
+        check_dot_4bit_shape(turn, code_rows[turn % 10], 1 + random_below(9), 1 + random_below(6),
+                             true);
 }
 
 static void check_encode_i8(void) {

@@ -21,7 +21,8 @@ typedef enum product_kind {
     PRODUCT_F16,
     PRODUCT_BF16,
     PRODUCT_BF16_BF16,
-    PRODUCT_4BIT /* DOT: straight from the codes */
+    PRODUCT_4BIT, /* DOT: straight from the codes */
+    PRODUCT_4BIT_BF16
 } product_kind;
 
 typedef struct linear_job {
@@ -38,6 +39,11 @@ typedef struct linear_job {
 } linear_job;
 
 static int64_t element_bytes(product_kind kind) { return kind == PRODUCT_F32 ? 4 : 2; }
+
+/** Of an element of job->x. */
+static int64_t input_bytes(product_kind kind) {
+    return kind == PRODUCT_BF16_BF16 || kind == PRODUCT_4BIT_BF16 ? 2 : 4;
+}
 
 void cpu_linear_finish(const kernels *k, const linear_args *args, const cpu_part *part, float *c,
                        int64_t ldc) {
@@ -95,6 +101,7 @@ static void pack_panel(const linear_job *job, float *panel, int64_t column, int6
     };
     switch (job->kind) {
     case PRODUCT_4BIT: /* panels of 4-bit weights are one of the others */
+    case PRODUCT_4BIT_BF16:
     case PRODUCT_F32: job->k->pack_f32(&pack); break;
     case PRODUCT_F16: job->k->pack_f16(&pack); break;
     case PRODUCT_BF16: job->k->pack_bf16(&pack); break;
@@ -175,7 +182,7 @@ static void run_panels(linear_job *job) {
 /** Weight rows of 4 bits: from the codes, or expanded a few at a time where blocks span rows. */
 static void dot_quantized(const linear_job *job, const dot_args *dot, int64_t column) {
     const weight *w = job->args->w;
-    if (job->kind != PRODUCT_4BIT) {
+    if (job->kind != PRODUCT_4BIT && job->kind != PRODUCT_4BIT_BF16) {
         cpu_dot_expanded(job->k, w, dot, column, dot->dst + DOT_ROWS * DOT_CHUNK,
                          CPU_THREAD_FLOATS - DOT_ROWS * DOT_CHUNK);
         return;
@@ -190,7 +197,10 @@ static void dot_quantized(const linear_job *job, const dot_args *dot, int64_t co
                                 .n_w = dot->n_w,
                                 .n_x = dot->n_x,
                                 .k = dot->k};
-    job->k->dot_4bit(&args);
+    if (job->kind == PRODUCT_4BIT)
+        job->k->dot_4bit(&args);
+    else
+        job->k->dot_4bit_bf16(&args);
 }
 
 static void dot_task(void *user, int64_t index) {
@@ -198,7 +208,7 @@ static void dot_task(void *user, int64_t index) {
     const int64_t n_out = job->args->w->n_rows, n_in = job->args->w->n_cols;
     const int64_t column = index * job->columns_per_task;
     const int64_t n = i64_min(job->columns_per_task, n_out - column);
-    const int64_t x_bytes = job->kind == PRODUCT_BF16_BF16 ? 2 : 4;
+    const int64_t x_bytes = input_bytes(job->kind);
     float *c = cpu_scratch_thread(job->d, job->scratch);
     for (int64_t row = 0; row < job->n_rows; row += DOT_ROWS) {
         const dot_args dot = {
@@ -218,6 +228,7 @@ static void dot_task(void *user, int64_t index) {
         }
         switch (job->kind) {
         case PRODUCT_4BIT:
+        case PRODUCT_4BIT_BF16:
         case PRODUCT_F32: job->k->dot_f32(&dot); break;
         case PRODUCT_F16: job->k->dot_f16(&dot); break;
         case PRODUCT_BF16: job->k->dot_bf16(&dot); break;
@@ -247,6 +258,9 @@ static void round_task(void *user, int64_t index) {
         if (job->kind == PRODUCT_4BIT) {
             float *dst = (float *)job->scratch->rows + i * job->x_stride;
             cpu_arrange(job->k, dst, src, n_in);
+        } else if (job->kind == PRODUCT_4BIT_BF16) {
+            uint16_t *dst = (uint16_t *)job->scratch->rows + i * job->x_stride;
+            cpu_arrange_bf16(job->k, dst, src, n_in);
         } else if (job->kind == PRODUCT_BF16_BF16) {
             uint16_t *dst = (uint16_t *)job->scratch->rows + i * job->x_stride;
             job->k->narrow_bf16(dst, src, n_in);
@@ -266,8 +280,7 @@ static int64_t spread_stride(int64_t n_cols) {
 
 /** Rows of rounded activations that fit the scratch at a time; 0: not even one. */
 static int64_t rounded_rows(const linear_job *job) {
-    const size_t size = job->kind == PRODUCT_BF16_BF16 ? 2 : 4;
-    const size_t row_bytes = (size_t)job->x_stride * size;
+    const size_t row_bytes = (size_t)(job->x_stride * input_bytes(job->kind));
     if (!cpu_scratch_rows(job->scratch, row_bytes)) return 0;
     return i64_max(1, (int64_t)(job->scratch->rows_bytes / row_bytes));
 }
@@ -283,7 +296,9 @@ static bool rows_begin_blocks(const weight *w) { return w->n_cols % w->quant->bl
 static product_kind choose_kind(const kernels *k, const linear_args *args) {
     if (args->w->quant) {
         if (args->form == LINEAR_DOT)
-            return rows_begin_blocks(args->w) ? PRODUCT_4BIT : PRODUCT_F32;
+            return !rows_begin_blocks(args->w)           ? PRODUCT_F32
+                   : args->bf16_inputs && k->native_bf16 ? PRODUCT_4BIT_BF16
+                                                         : PRODUCT_4BIT;
         return args->bf16_inputs && k->native_bf16 ? PRODUCT_BF16_BF16 : PRODUCT_F32;
     }
     switch (args->w->dtype) {
@@ -309,7 +324,8 @@ void cpu_linear(device *d, const linear_args *args) {
                                            (double)args->w->n_cols);
     job.scratch = cpu_scratch_take(d);
     int64_t rows = args->n_rows;
-    bool rounds = rounds_inputs(args) || (job.kind == PRODUCT_4BIT && args->w->n_cols > 0);
+    const bool arranges = job.kind == PRODUCT_4BIT || job.kind == PRODUCT_4BIT_BF16;
+    bool rounds = rounds_inputs(args) || (arranges && args->w->n_cols > 0);
     if (rounds) {
         job.x_stride = spread_stride(round_up(args->w->n_cols, KERNEL_ARRANGED));
         const int64_t fit = rounded_rows(&job);

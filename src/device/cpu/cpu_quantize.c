@@ -102,6 +102,17 @@ void cpu_arrange(const kernels *k, float *dst, const float *src, int64_t n) {
         k->arrange_4bit(dst + i, src + i, i64_min(8 * KERNEL_ARRANGED, n - i));
 }
 
+void cpu_arrange_bf16(const kernels *k, uint16_t *dst, const float *src, int64_t n) {
+    float row[KERNEL_ARRANGED];
+    uint16_t halves[KERNEL_ARRANGED];
+    for (int64_t i = 0; i < n; i += KERNEL_ARRANGED) {
+        k->arrange_4bit(row, src + i, i64_min(KERNEL_ARRANGED, n - i));
+        k->narrow_bf16(halves, row, KERNEL_ARRANGED);
+        for (int j = 0; j < 4; j++)
+            k->pair_rows(dst + i + 32 * j, halves + 16 * j, halves + 64 + 16 * j, 16);
+    }
+}
+
 static void expand(const kernels *k, const weight *w, int64_t element, int64_t n, float *dst) {
     const expand_4bit_args args = {
         .dst = dst, .q = w->quant, .codes = w->data, .first = w->quant->first + element, .n = n};

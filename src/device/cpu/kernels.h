@@ -98,14 +98,16 @@ typedef struct expand_4bit_args {
  *  to a multiple of KERNEL_ARRANGED. */
 #define KERNEL_ARRANGED 128
 
-/** dst[i * dst_stride + r] = dot(weight row r, x row i): x arranged, x_stride floats apart. Row r
+/** dst[i * dst_stride + r] = dot(weight row r, x row i): x arranged, x_stride elements apart. Row r
  *  is elements [first + r k, first + (r + 1) k) of the codes; first and k are multiples of the
- *  block. */
+ *  block. dot_4bit_bf16: x is bfloat16, of arranged rows element 16 (j + 4 h) + i of each 128 at
+ *  32 j + 2 i + h (i < 16, j < 4, h < 2), and the table's values are rounded to bfloat16; the
+ *  scales are not. */
 typedef struct dot_4bit_args {
     float *dst;
     const quant *q;
     const uint8_t *codes;
-    const float *x;
+    const void *x;
     int64_t dst_stride, x_stride;
     int64_t first, n_w, n_x, k;
 } dot_4bit_args;

@@ -83,8 +83,6 @@ V bool v_any_reaches(vec a, vec b) {
 
 /* ---------------------------------------------------------------- products from codes */
 
-#define CODE_BLOCKS 128 /* scales decoded together */
-
 /** 64 weights in the order of arrange_4bit(): lane i has elements 8 i to 8 i + 7. Activation rows
  *  are 16 apart. */
 V void look_up(vec w[8], veci codes, vec_table table) {
@@ -93,15 +91,15 @@ V void look_up(vec w[8], veci codes, vec_table table) {
 
 /** One weight row times nx activation rows. */
 V void tile_4bit(const dot_4bit_args *args, const float *x, int64_t at, float *dst, const int nx) {
-    const int64_t blocks = args->k / 64, repeat = args->q->block / 64;
+    const int64_t blocks = args->k / 64;
     const uint8_t *codes = args->codes + at / 2;
     const vec_table table = v_table_load(args->q->table);
-    float scales[CODE_BLOCKS];
+    float scales[SCALES_AT_ONCE];
     vec sum[2];
     UNROLL for (int i = 0; i < nx; i++) sum[i] = v_set(0);
-    for (int64_t b = 0; b < blocks; b += CODE_BLOCKS) {
-        const int64_t n = i64_min(CODE_BLOCKS, blocks - b);
-        unit_scales(args->q, at / 64 + b, n, repeat, scales);
+    for (int64_t b = 0; b < blocks; b += SCALES_AT_ONCE) {
+        const int64_t n = i64_min(SCALES_AT_ONCE, blocks - b);
+        unit_scales(args->q, at / 64 + b, n, scales);
         for (int64_t c = 0; c < n; c++) {
             const float *in = x + (b + c) / 2 * 128 + (b + c) % 2 * 8;
             const vec scale = v_set(scales[c]);
@@ -123,7 +121,7 @@ V void tile_4bit(const dot_4bit_args *args, const float *x, int64_t at, float *d
 static void avx2_dot_4bit(const dot_4bit_args *args) {
     for (int64_t r = 0; r < args->n_w; r++)
         for (int64_t i = 0; i < args->n_x; i += 2) {
-            const float *x = args->x + i * args->x_stride;
+            const float *x = (const float *)args->x + i * args->x_stride;
             float *dst = args->dst + i * args->dst_stride + r;
             if (i + 1 < args->n_x)
                 tile_4bit(args, x, args->first + r * args->k, dst, 2);

@@ -63,98 +63,102 @@ V bool v_any_reaches(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
 
 /* ---------------------------------------------------------------- products from codes */
 
-#define CODE_BLOCKS 128 /* scales decoded together, a multiple of two */
-#define X_ROWS_4BIT 4   /* activation rows taken together */
+#define X_ROWS_4BIT 4 /* activation rows taken together */
 
-/** 128 weights in the order of arrange_4bit(): lane i has elements 8 i to 8 i + 7. vpermps looks at
- *  4 bits of an index. Multiplications shift, for the unit that shifts also permutes. */
-V void look_up(vec w[8], veci codes, vec table) {
-    const veci upper = _mm512_srli_epi32(codes, 16);
-    UNROLL for (int j = 0; j < 4; j++) {
-        const veci by = _mm512_set1_epi16((int16_t)(1 << (16 - 4 * (j ? j : 4))));
-        w[j] = v_table(table, j ? _mm512_mulhi_epu16(codes, by) : codes);
-        w[4 + j] = v_table(table, j ? _mm512_mulhi_epu16(upper, by) : upper);
+/** Weights j, 8 + j, 16 + j ... of 128 in the order of arrange_4bit(): lane i has elements 8 i to
+ *  8 i + 7. vpermps looks at 4 bits of an index. */
+V vec look_up(veci codes, vec table, const int j) {
+    return v_table(table, j ? _mm512_srli_epi32(codes, 4 * j) : codes);
+}
+
+/** Units of nw weight rows: sums times their blocks' scales, added to sum. */
+V void add_units(vec sum[2][X_ROWS_4BIT], const float *x, int64_t stride, const veci codes[2],
+                 const float *const scales[2], vec table, const int nw, const int nx) {
+    /* lanes 0 to 7 belong to the unit's first block */
+    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    vec u[2][X_ROWS_4BIT];
+    UNROLL for (int j = 0; j < 8; j++) {
+        vec w[2];
+        UNROLL for (int r = 0; r < nw; r++) w[r] = look_up(codes[r], table, j);
+        UNROLL for (int i = 0; i < nx; i++) {
+            vec in = v_load(x + i * stride + 16 * j);
+            __asm__("" : "+v"(in)); /* loaded once for both rows */
+            UNROLL for (int r = 0; r < nw; r++) {
+                u[r][i] = j ? v_fma(w[r], in, u[r][i]) : v_mul(w[r], in);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < nw; r++) {
+        const __m512 two =
+            _mm512_castpd_ps(_mm512_castpd128_pd512(_mm_load_sd((const double *)scales[r])));
+        const vec scale = _mm512_permutexvar_ps(spread, two);
+        UNROLL for (int i = 0; i < nx; i++) sum[r][i] = v_fma(u[r][i], scale, sum[r][i]);
     }
 }
 
 typedef struct code_row {
     const uint8_t *codes;
+    int64_t block; /* of 64 elements, where the row begins */
     float *dst;
-    float scales[CODE_BLOCKS];
-    vec sum[X_ROWS_4BIT];
 } code_row;
 
-V void add_unit(code_row *row, const float *x, int64_t stride, veci codes, int64_t unit, vec table,
-                const int nx) {
-    /* lanes 0 to 7 belong to the unit's first block */
-    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    const __m128d two = _mm_load_sd((const double *)(row->scales + 2 * unit));
-    const vec scale = _mm512_permutexvar_ps(spread, _mm512_castpd_ps(_mm512_castpd128_pd512(two)));
-    vec w[8], u[X_ROWS_4BIT];
-    look_up(w, codes, table);
-    UNROLL for (int i = 0; i < nx; i++) {
-        u[i] = v_mul(w[0], v_load(x + i * stride));
-        UNROLL for (int j = 1; j < 8; j++) {
-            u[i] = v_fma(w[j], v_load(x + i * stride + 16 * j), u[i]);
-        }
-        row->sum[i] = v_fma(u[i], scale, row->sum[i]);
-    }
-}
-
 /** Weight rows rows[0 .. nw) times x rows [0 .. nx). */
-V void tile_4bit(code_row rows[2], const dot_4bit_args *args, const float *x, const int64_t at[2],
+V void tile_4bit(const code_row rows[2], const dot_4bit_args *args, const float *x, int64_t i,
                  const int nw, const int nx) {
-    const int64_t blocks = args->k / 64, repeat = args->q->block / 64;
+    const int64_t blocks = args->k / 64;
     const vec table = v_load(args->q->table);
+    float scales[2][SCALES_AT_ONCE];
+    vec sum[2][X_ROWS_4BIT];
     UNROLL for (int r = 0; r < nw; r++) {
-        UNROLL for (int i = 0; i < nx; i++) rows[r].sum[i] = v_set(0);
+        UNROLL for (int j = 0; j < nx; j++) sum[r][j] = v_set(0);
     }
-    for (int64_t b = 0; b < blocks; b += CODE_BLOCKS) {
-        const int64_t n = i64_min(CODE_BLOCKS, blocks - b);
+    for (int64_t b = 0; b < blocks; b += SCALES_AT_ONCE) {
+        const int64_t n = i64_min(SCALES_AT_ONCE, blocks - b), stride = args->x_stride;
         UNROLL for (int r = 0; r < nw; r++) {
-            unit_scales(args->q, at[r] / 64 + b, n, repeat, rows[r].scales);
+            unit_scales(args->q, rows[r].block + b, n, scales[r]);
         }
         const float *in = x + 64 * b;
-        int64_t unit = 0;
-        for (; 2 * unit + 2 <= n; unit++) {
+        int64_t at = 0;
+        for (; at + 2 <= n; at += 2) {
+            veci codes[2];
             UNROLL for (int r = 0; r < nw; r++) {
-                const uint8_t *codes = rows[r].codes + (b / 2 + unit) * 64;
-                __builtin_prefetch(codes + PREFETCH_AHEAD);
-                add_unit(&rows[r], in + 128 * unit, args->x_stride, i_load(codes), unit, table, nx);
+                codes[r] = i_load(rows[r].codes + (b + at) * 32);
+                __builtin_prefetch(rows[r].codes + (b + at) * 32 + PREFETCH_AHEAD);
             }
+            const float *const s[2] = {scales[0] + at, scales[1] + at};
+            add_units(sum, in + 64 * at, stride, codes, s, table, nw, nx);
         }
-        if (2 * unit == n) continue;
+        if (at == n) continue;
+        veci codes[2];
         UNROLL for (int r = 0; r < nw; r++) { /* half a unit */
-            const veci codes = i_load_n(rows[r].codes + (b / 2 + unit) * 64, 32);
-            rows[r].scales[n] = 0;
-            add_unit(&rows[r], in + 128 * unit, args->x_stride, codes, unit, table, nx);
+            codes[r] = i_load_n(rows[r].codes + (b + at) * 32, 32);
+            scales[r][n] = 0;
         }
+        const float *const s[2] = {scales[0] + at, scales[1] + at};
+        add_units(sum, in + 64 * at, stride, codes, s, table, nw, nx);
     }
     UNROLL for (int r = 0; r < nw; r++) {
-        UNROLL for (int i = 0; i < nx; i++) {
-            rows[r].dst[i * args->dst_stride] = v_sum(rows[r].sum[i]);
+        UNROLL for (int j = 0; j < nx; j++) {
+            rows[r].dst[(i + j) * args->dst_stride] = v_sum(sum[r][j]);
         }
     }
 }
 
 V void rows_4bit(const dot_4bit_args *args, int64_t row, int64_t apart, const int nw) {
     code_row rows[2];
-    int64_t at[2];
     UNROLL for (int r = 0; r < nw; r++) {
-        at[r] = args->first + (row + r * apart) * args->k;
-        rows[r].codes = args->codes + at[r] / 2;
-        rows[r].dst = args->dst + row + r * apart;
+        const int64_t at = args->first + (row + r * apart) * args->k;
+        rows[r] = (code_row){args->codes + at / 2, at / 64, args->dst + row + r * apart};
     }
     for (int64_t i = 0, n; i < args->n_x; i += n) {
-        const float *x = args->x + i * args->x_stride;
+        const float *x = (const float *)args->x + i * args->x_stride;
         const int64_t left = args->n_x - i;
         n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
         switch (n) {
-        case 4: tile_4bit(rows, args, x, at, nw, 4); break;
-        case 2: tile_4bit(rows, args, x, at, nw, 2); break;
-        default: tile_4bit(rows, args, x, at, nw, 1); break;
+        case 4: tile_4bit(rows, args, x, i, nw, 4); break;
+        case 2: tile_4bit(rows, args, x, i, nw, 2); break;
+        default: tile_4bit(rows, args, x, i, nw, 1); break;
         }
-        UNROLL for (int r = 0; r < nw; r++) rows[r].dst += n * args->dst_stride;
     }
 }
 

@@ -45,12 +45,35 @@ static void c_dot_4bit(const dot_4bit_args *args) {
     for (int64_t r = 0; r < args->n_w; r++) {
         const int64_t first = args->first + r * args->k;
         for (int64_t i = 0; i < args->n_x; i++) {
-            const float *x = args->x + i * args->x_stride;
+            const float *x = (const float *)args->x + i * args->x_stride;
             float sum = 0;
             for (int64_t k = 0; k < args->k; k += 64) {
                 float scale;
                 quant_decode_absmax(args->q, (first + k) / args->q->block, 1, &scale);
                 sum += dot_unit(args->q->table, args->codes + (first + k) / 2, x, k) * scale;
+            }
+            args->dst[i * args->dst_stride + r] = sum;
+        }
+    }
+}
+
+/** Row by row in float32 order, which is the plain kernel's. */
+static void c_dot_4bit_bf16(const dot_4bit_args *args) {
+    float table[16];
+    for (int i = 0; i < 16; i++) table[i] = bf16_to_f32(f32_to_bf16(args->q->table[i]));
+    for (int64_t r = 0; r < args->n_w; r++) {
+        const int64_t first = args->first + r * args->k;
+        for (int64_t i = 0; i < args->n_x; i++) {
+            const uint16_t *x = (const uint16_t *)args->x + i * args->x_stride;
+            float sum = 0;
+            for (int64_t k = 0; k < args->k; k += 64) {
+                float row[KERNEL_ARRANGED], scale;
+                const uint16_t *in = x + k / KERNEL_ARRANGED * KERNEL_ARRANGED;
+                for (int at = 0; at < KERNEL_ARRANGED; at++)
+                    row[16 * (at / 32 + 4 * (at % 2)) + at % 32 / 2] = bf16_to_f32(in[at]);
+                quant_decode_absmax(args->q, (first + k) / args->q->block, 1, &scale);
+                sum += dot_unit(table, args->codes + (first + k) / 2, row, k % KERNEL_ARRANGED) *
+                       scale;
             }
             args->dst[i * args->dst_stride + r] = sum;
         }

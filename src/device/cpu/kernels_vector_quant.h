@@ -25,6 +25,7 @@
 #ifndef LLAVA_KERNELS_VECTOR_QUANT_H
 #define LLAVA_KERNELS_VECTOR_QUANT_H
 
+#include "device/cpu/kernels_scales.h"
 #include "device/cpu/kernels_vector.h"
 
 /* ---------------------------------------------------------------- 4 bit */
@@ -111,40 +112,6 @@ static void NAME(arrange_4bit)(float *dst, const float *src, int64_t n) {
             const int from = 8 * i + (j ^ 1);
             dst[16 * j + i] = from < n ? src[from] : 0;
         }
-}
-
-/** absmax of blocks [first, first + n), with the bits of quant_decode_absmax(). */
-INLINE void decode_scales(const quant *q, int64_t first, int64_t n, float *scales) {
-    if (q->absmax) {
-        memcpy(scales, (const uint8_t *)q->absmax + 4 * first, (size_t)n * sizeof *scales);
-        return;
-    }
-    for (int64_t at = 0, end; at < n; at = end) { /* what shares a nested absmax */
-        const int64_t nested = (first + at) / q->nested_block;
-        end = i64_min(n, (nested + 1) * q->nested_block - first);
-        float scale;
-        memcpy(&scale, (const uint8_t *)q->nested_absmax + 4 * nested, sizeof scale);
-        const vec s = v_set(scale), offset = v_set(q->offset);
-        int64_t i = at;
-        for (; i < end; i++) scales[i] = q->map[q->codes[first + i]];
-        for (i = at; i + LANES <= end; i += LANES)
-            v_store(scales + i, v_add(v_mul(v_load(scales + i), s), offset));
-        for (; i < end; i++) scales[i] = scales[i] * scale + q->offset;
-    }
-}
-
-/** The scales of runs of 64 weights [first, first + n); a block has `repeat` of them. */
-INLINE void unit_scales(const quant *q, int64_t first, int64_t n, int64_t repeat, float *scales) {
-    if (repeat == 1) {
-        decode_scales(q, first, n, scales);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        if (i == 0 || (first + i) % repeat == 0)
-            decode_scales(q, (first + i) / repeat, 1, scales + i);
-        else
-            scales[i] = scales[i - 1];
-    }
 }
 
 /* ---------------------------------------------------------------- int8 */
