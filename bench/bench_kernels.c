@@ -35,15 +35,18 @@ typedef struct format {
     llava_dtype dtype;
     bool quantized;
     quant_format codes;
+    bool bf16_inputs;
     double bytes; /* a weight, with its part of the scales */
 } format;
 
+#define NF4_BYTES (0.5 + 1.0 / 64 + 4.0 / (64 * QUANT_NESTED_BLOCK))
 static const format formats[] = {
-    {"bfloat16", LLAVA_DTYPE_BF16, false, QUANT_NF4, 2},
-    {"float16", LLAVA_DTYPE_F16, false, QUANT_NF4, 2},
-    {"float32", LLAVA_DTYPE_F32, false, QUANT_NF4, 4},
-    {"nf4", LLAVA_DTYPE_U8, true, QUANT_NF4, 0.5 + 1.0 / 64 + 4.0 / (64 * QUANT_NESTED_BLOCK)},
-    {"int8", LLAVA_DTYPE_I8, true, QUANT_INT8, 1},
+    {"bfloat16", LLAVA_DTYPE_BF16, false, QUANT_NF4, true, 2},
+    {"float16", LLAVA_DTYPE_F16, false, QUANT_NF4, false, 2},
+    {"float32", LLAVA_DTYPE_F32, false, QUANT_NF4, false, 4},
+    {"nf4", LLAVA_DTYPE_U8, true, QUANT_NF4, true, NF4_BYTES},
+    {"nf4 float32", LLAVA_DTYPE_U8, true, QUANT_NF4, false, NF4_BYTES},
+    {"int8", LLAVA_DTYPE_I8, true, QUANT_INT8, true, 1},
 };
 
 typedef struct subject {
@@ -113,6 +116,8 @@ static const void *weights_at(const subject *s, size_t n_bytes) {
 /** Scales of quantized weights; NF4 as load_4bit has them. */
 static quant quant_of(const subject *s) {
     static float scales[152064];
+    if (scales[0] == 0)
+        for (size_t i = 0; i < LLAVA_COUNT(scales); i++) scales[i] = 0.01f;
     const int64_t blocks = ceil_div(s->n * s->k, QUANT_MIN_BLOCK);
     quant q = {.format = s->format->codes,
                .block = QUANT_MIN_BLOCK,
@@ -122,7 +127,6 @@ static quant quant_of(const subject *s) {
                .threshold = QUANT_THRESHOLD,
                .scb = scales};
     if (q.format == QUANT_INT8) return q;
-    for (size_t i = 0; i < LLAVA_COUNT(scales); i++) scales[i] = 0.01f;
     memcpy(q.table, quant_table(q.format), sizeof q.table);
     quant_dynamic_map(q.map);
     q.codes = limits_cold((size_t)blocks);
@@ -146,7 +150,7 @@ static void run_linear(const subject *s) {
                               .dst = output,
                               .form = s->form,
                               .act = s->act,
-                              .bf16_inputs = quantized || s->format->dtype == LLAVA_DTYPE_BF16};
+                              .bf16_inputs = s->format->bf16_inputs};
     dev->ops->linear(dev, &args);
 }
 
@@ -157,8 +161,7 @@ static void bench_linear(subject s, const char *model) {
         s.limit = LIMIT_READ;
         s.work = weights * s.format->bytes;
     } else {
-        const bool bf16 = s.format->quantized || s.format->dtype == LLAVA_DTYPE_BF16;
-        s.limit = bf16 ? LIMIT_BF16 : LIMIT_F32;
+        s.limit = s.format->bf16_inputs ? LIMIT_BF16 : LIMIT_F32;
         s.work = 2 * weights * (double)s.m;
     }
     snprintf(s.name, sizeof s.name, "%s %s %s %lld x %lld -> %lld",
@@ -318,7 +321,7 @@ static void run_all(void) {
             "in L2");
     }
     for (size_t t = 0; t < LLAVA_COUNT(formats); t++)
-        for (int half = 0; half < 2 && formats[t].quantized; half++)
+        for (int half = 0; half < 2 && formats[t].quantized && formats[t].bf16_inputs; half++)
             bench_quantize(&formats[t], half ? LLAVA_DTYPE_F16 : LLAVA_DTYPE_BF16);
     const subject attentions[] = {
         {"attention siglip 729 keys, float32", .m = 729, .heads = 16, .kv_heads = 16,

@@ -49,11 +49,10 @@ typedef struct code_row {
 } code_row;
 
 /** Weight rows rows[0 .. nw) times x rows [i, i + nx). */
-V void tile_4bit(const code_row rows[2], const dot_4bit_args *args, int64_t i, const int nw,
-                 const int nx) {
+V void tile_4bit(const code_row rows[2], const dot_4bit_args *args, __m512i table, int64_t i,
+                 const int nw, const int nx) {
     const int64_t blocks = args->k / 64, stride = args->x_stride;
     const uint16_t *x = (const uint16_t *)args->x + i * stride;
-    const __m512i table = load_table(args->q->table);
     float scales[2][SCALES_AT_ONCE];
     __m512 sum[2][ROWS_MAX];
     UNROLL for (int r = 0; r < nw; r++) {
@@ -87,7 +86,7 @@ V void tile_4bit(const code_row rows[2], const dot_4bit_args *args, int64_t i, c
     }
 }
 
-V void rows_4bit(const dot_4bit_args *args, int64_t row, int64_t apart, const int nw) {
+V void rows_4bit(const dot_4bit_args *args, __m512i table, int64_t row, int64_t apart, const int nw) {
     code_row rows[2];
     UNROLL for (int r = 0; r < nw; r++) {
         const int64_t at = args->first + (row + r * apart) * args->k;
@@ -97,17 +96,18 @@ V void rows_4bit(const dot_4bit_args *args, int64_t row, int64_t apart, const in
         const int64_t left = args->n_x - i;
         n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
         switch (n) {
-        case 4: tile_4bit(rows, args, i, nw, 4); break;
-        case 2: tile_4bit(rows, args, i, nw, 2); break;
-        default: tile_4bit(rows, args, i, nw, 1); break;
+        case 4: tile_4bit(rows, args, table, i, nw, 4); break;
+        case 2: tile_4bit(rows, args, table, i, nw, 2); break;
+        default: tile_4bit(rows, args, table, i, nw, 1); break;
         }
     }
 }
 
 static void bf16_dot_4bit(const dot_4bit_args *args) {
+    const __m512i table = load_table(args->q->table);
     const int64_t apart = args->n_w / 2; /* few, long streams */
-    for (int64_t r = 0; r < apart; r++) rows_4bit(args, r, apart, 2);
-    if (args->n_w % 2) rows_4bit(args, args->n_w - 1, 0, 1);
+    for (int64_t r = 0; r < apart; r++) rows_4bit(args, table, r, apart, 2);
+    if (args->n_w % 2) rows_4bit(args, table, args->n_w - 1, 0, 1);
 }
 
 #endif
