@@ -49,7 +49,8 @@ static bool has_avx512vnni(void) { return has_avx512() && __builtin_cpu_supports
 #endif
 #ifdef LLAVA_HAVE_AVX512BF16
 static bool has_avx512bf16(void) {
-    return has_avx512vnni() && __builtin_cpu_supports("avx512bf16");
+    return has_avx512vnni() && __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_supports("avx512vbmi");
 }
 #endif
 

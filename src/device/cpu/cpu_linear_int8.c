@@ -9,13 +9,14 @@
 
 #include "device/cpu/cpu.h"
 
-#define PANEL_BYTES ((int64_t)192 << 10)
-#define PANEL_ROWS  1024
-#define DOT_ROWS    16
-#define DOT_BYTES   ((int64_t)192 << 10) /* of weights; they are read again for the outliers */
-#define DOT_COLUMNS 512
-#define CODE_TASK   4 /* rows of activations */
-#define PIECE       1024
+#define PANEL_BYTES  ((int64_t)192 << 10)
+#define PANEL_ROWS   1024
+#define DOT_ROWS     16
+#define DOT_BYTES    ((int64_t)192 << 10) /* of weights; they are read again for the outliers */
+#define DOT_COLUMNS  512
+#define CODE_TASK    4 /* rows of activations */
+#define PIECE        1024
+#define MARK_COLUMNS 512
 
 typedef struct int8_job {
     device *d;
@@ -24,6 +25,7 @@ typedef struct int8_job {
     const linear_args *args;
     const weight *w;
     float threshold;
+    int n_threads;
     int64_t first_row, n_rows;
     /* in scratch->rows */
     float *scales;    /* [n_rows] */
@@ -71,16 +73,25 @@ static bool is_outlier(const int8_job *job, float x) {
     return job->threshold > 0 && fabsf(f16_to_f32(f32_to_f16(x))) >= job->threshold;
 }
 
+static void mark_task(void *user, int64_t index) {
+    const int8_job *job = user;
+    const int64_t n_in = job->w->n_cols, first = index * MARK_COLUMNS;
+    const int64_t n = i64_min(MARK_COLUMNS, n_in - first);
+    const float likely = job->threshold * 0.99f; /* rounding may lift a value to the threshold */
+    memset(job->flags + first, 0, (size_t)n);
+    for (int64_t r = 0; r < job->n_rows; r++) {
+        const float *x = job->args->x + (job->first_row + r) * n_in + first;
+        job->k->mark_outliers(job->flags + first, x, n, likely);
+    }
+}
+
 /** Marks the columns in which some row has an outlier. */
 static int64_t find_outliers(int8_job *job) {
     const int64_t n_in = job->w->n_cols;
     if (job->threshold <= 0) return 0;
-    const float likely = job->threshold * 0.99f; /* rounding may lift a value to the threshold */
-    memset(job->flags, 0, (size_t)n_in);
-    for (int64_t r = 0; r < job->n_rows; r++) {
-        const float *x = job->args->x + (job->first_row + r) * n_in;
-        for (int64_t k = 0; k < n_in; k++) job->flags[k] |= fabsf(x[k]) >= likely;
-    }
+    const int n_threads = cpu_threads_for(job->d, (double)job->n_rows * (double)n_in);
+    parallel_for((int)i64_min(n_threads, job->n_threads), ceil_div(n_in, MARK_COLUMNS), mark_task,
+                 job);
     int64_t count = 0;
     for (int64_t k = 0; k < n_in; k++) count += job->flags[k];
     return count;
@@ -183,12 +194,12 @@ static void panel_task(void *user, int64_t index) {
 
 static void run_panels(int8_job *job) {
     job->n_column_tasks = ceil_div(job->w->n_rows, job->k->tile_columns);
-    const int64_t wanted = ceil_div(3 * (int64_t)job->d->n_threads, job->n_column_tasks);
+    const int64_t wanted = ceil_div(3 * (int64_t)job->n_threads, job->n_column_tasks);
     const int64_t sensible = i64_min(wanted, ceil_div(job->n_rows, 96)); /* worth a panel */
     int64_t n_blocks = i64_max(ceil_div(job->n_rows, PANEL_ROWS), sensible);
     job->rows_per_task = ceil_div(job->n_rows, n_blocks);
     n_blocks = ceil_div(job->n_rows, job->rows_per_task);
-    parallel_for(job->d->n_threads, n_blocks * job->n_column_tasks, panel_task, job);
+    parallel_for(job->n_threads, n_blocks * job->n_column_tasks, panel_task, job);
 }
 
 /* ---------------------------------------------------------------- DOT */
@@ -219,7 +230,7 @@ static void run_dots(int8_job *job) {
     const int64_t fair = round_up(ceil_div(n_out, 4 * (int64_t)job->d->n_threads), 16);
     const int64_t cached = i64_max(2, DOT_BYTES / i64_max(1, job->w->n_cols));
     job->columns_per_task = i64_min(i64_min(fair, cached), DOT_COLUMNS);
-    parallel_for(job->d->n_threads, ceil_div(n_out, job->columns_per_task), dot_task, job);
+    parallel_for(job->n_threads, ceil_div(n_out, job->columns_per_task), dot_task, job);
 }
 
 /* ---------------------------------------------------------------- both */
@@ -250,7 +261,7 @@ static bool prepare(int8_job *job, int64_t n_rows) {
             const int64_t n_outliers = find_outliers(job);
             if (lay_out(job, n_rows, n_outliers)) {
                 if (n_outliers > 0 && find_outliers(job) > 0) gather_outliers(job);
-                parallel_for(job->d->n_threads, ceil_div(n_rows, CODE_TASK), code_task, job);
+                parallel_for(job->n_threads, ceil_div(n_rows, CODE_TASK), code_task, job);
                 return true;
             }
         }
@@ -281,6 +292,8 @@ void cpu_linear_int8(device *d, const linear_args *args) {
                     .w = args->w,
                     .threshold = args->w->quant->threshold,
                     .scratch = cpu_scratch_take(d)};
+    job.n_threads = cpu_threads_for(d, (double)args->n_rows * (double)args->w->n_rows *
+                                           (double)args->w->n_cols);
     /* an odd number of cache lines: rows a multiple of 4096 bytes apart would compete */
     job.stride = (ceil_div(args->w->n_cols, 64) | 1) * 64;
     for (; job.first_row < args->n_rows; job.first_row += job.n_rows) {

@@ -35,8 +35,20 @@ V int32_t i_sum(veci v) {
 }
 V vec i_to_float(veci v) { return _mm256_cvtepi32_ps(v); }
 V veci i_from_float(vec v) { return _mm256_cvtps_epi32(v); }
-V veci i_count(veci count, vec x, vec limit) {
-    return i_sub(count, _mm256_castps_si256(_mm256_cmp_ps(x, limit, _CMP_GT_OQ)));
+typedef struct rank_table {
+    vec limits[15];
+} rank_table;
+
+V void rank_table_load(rank_table *t, const float *limits, int n) {
+    for (int i = 0; i < 15; i++) t->limits[i] = v_set(i < n ? limits[i] : INFINITY);
+}
+V veci i_rank(const rank_table *t, vec x) {
+    veci rank = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 15; i++) {
+        const vec above = _mm256_cmp_ps(x, t->limits[i], _CMP_GT_OQ);
+        rank = i_sub(rank, _mm256_castps_si256(above));
+    }
+    return rank;
 }
 V veci i_xor_shifted(veci c) { return i_xor(c, _mm256_slli_epi32(i_and(c, i_set(2)), 1)); }
 V veci i_sign(veci c, vec x) {
@@ -89,44 +101,56 @@ V void look_up(vec w[8], veci codes, vec_table table) {
     UNROLL for (int j = 0; j < 8; j++) w[j] = v_table(table, _mm256_srli_epi32(codes, 4 * j));
 }
 
-/** One weight row times nx activation rows. */
-V void tile_4bit(const dot_4bit_args *args, const float *x, int64_t at, float *dst, const int nx) {
-    const int64_t blocks = args->k / 64;
+typedef struct code_product {
+    const dot_4bit_args *args;
+    scale_table map;
+    scale_stream scales;
+} code_product;
+
+/** One weight row times activation rows [i, i + nx). */
+V void tile_4bit(code_product *p, int64_t row, int64_t i, const int nx) {
+    const dot_4bit_args *args = p->args;
+    const int64_t blocks = args->k / 64, stride = args->x_stride;
+    const int64_t at = args->first + row * args->k;
+    const float *x = (const float *)args->x + i * stride;
     const uint8_t *codes = args->codes + at / 2;
     const vec_table table = v_table_load(args->q->table);
-    float scales[SCALES_AT_ONCE];
     vec sum[2];
-    UNROLL for (int i = 0; i < nx; i++) sum[i] = v_set(0);
+    UNROLL for (int j = 0; j < nx; j++) sum[j] = v_set(0);
     for (int64_t b = 0; b < blocks; b += SCALES_AT_ONCE) {
         const int64_t n = i64_min(SCALES_AT_ONCE, blocks - b);
-        unit_scales(args->q, at / 64 + b, n, scales);
-        for (int64_t c = 0; c < n; c++) {
-            const float *in = x + (b + c) / 2 * 128 + (b + c) % 2 * 8;
-            const vec scale = v_set(scales[c]);
+        const float *scales = scale_stream_at(&p->scales, args->q, &p->map, at / 64 + b, n);
+        for (int64_t c = b; c < b + n; c++) {
+            const float *in = x + c / 2 * KERNEL_ARRANGED + c % 2 * 8;
+            const vec scale = v_set(scales[c - b]);
             vec w[8], u[2];
-            __builtin_prefetch(codes + (b + c) * 32 + PREFETCH_AHEAD);
-            look_up(w, i_load(codes + (b + c) * 32), table);
-            UNROLL for (int i = 0; i < nx; i++) {
-                u[i] = v_mul(w[0], v_load(in + i * args->x_stride));
-                UNROLL for (int j = 1; j < 8; j++) {
-                    u[i] = v_fma(w[j], v_load(in + i * args->x_stride + 16 * j), u[i]);
+            __builtin_prefetch(codes + c * 32 + PREFETCH_AHEAD);
+            look_up(w, i_load(codes + c * 32), table);
+            UNROLL for (int j = 0; j < nx; j++) {
+                u[j] = v_mul(w[0], v_load(in + j * stride));
+                UNROLL for (int t = 1; t < 8; t++) {
+                    u[j] = v_fma(w[t], v_load(in + j * stride + 16 * t), u[j]);
                 }
-                sum[i] = v_fma(u[i], scale, sum[i]);
+                sum[j] = v_fma(u[j], scale, sum[j]);
             }
         }
     }
-    UNROLL for (int i = 0; i < nx; i++) dst[i * args->dst_stride] = v_sum(sum[i]);
+    UNROLL for (int j = 0; j < nx; j++) {
+        args->dst[(i + j) * args->dst_stride + row] = v_sum(sum[j]);
+    }
 }
 
 static void avx2_dot_4bit(const dot_4bit_args *args) {
+    code_product p = {.args = args};
+    scale_table_load(&p.map, args->q);
+    p.scales.n = 0;
+    p.scales.end = (args->first + args->n_w * args->k) / 64;
     for (int64_t r = 0; r < args->n_w; r++)
         for (int64_t i = 0; i < args->n_x; i += 2) {
-            const float *x = (const float *)args->x + i * args->x_stride;
-            float *dst = args->dst + i * args->dst_stride + r;
             if (i + 1 < args->n_x)
-                tile_4bit(args, x, args->first + r * args->k, dst, 2);
+                tile_4bit(&p, r, i, 2);
             else
-                tile_4bit(args, x, args->first + r * args->k, dst, 1);
+                tile_4bit(&p, r, i, 1);
         }
 }
 

@@ -27,9 +27,25 @@ V veci i_madd(veci a, veci b) { return _mm512_madd_epi16(a, b); }
 V int32_t i_sum(veci v) { return _mm512_reduce_add_epi32(v); }
 V vec i_to_float(veci v) { return _mm512_cvtepi32_ps(v); }
 V veci i_from_float(vec v) { return _mm512_cvtps_epi32(v); }
-V veci i_count(veci count, vec x, vec limit) {
-    const __mmask16 above = _mm512_cmp_ps_mask(x, limit, _CMP_GT_OQ);
-    return _mm512_mask_add_epi32(count, above, count, _mm512_set1_epi32(1));
+/** limits from the fourth, from the second, from the first on: what a bisection asks for. */
+typedef struct rank_table {
+    vec middle, by4, by2, by1;
+} rank_table;
+
+V void rank_table_load(rank_table *t, const float *limits, int n) {
+    float all[LANES + 4];
+    for (int i = 0; i < LANES + 4; i++) all[i] = i < n ? limits[i] : INFINITY;
+    *t = (rank_table){v_set(all[7]), v_load(all + 3), v_load(all + 1), v_load(all)};
+}
+V veci step_rank(veci rank, vec x, vec table, int32_t by) {
+    const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_permutexvar_ps(rank, table), _CMP_GT_OQ);
+    return _mm512_mask_or_epi32(rank, above, rank, i_set(by));
+}
+V veci i_rank(const rank_table *t, vec x) {
+    veci rank = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(x, t->middle, _CMP_GT_OQ), i_set(8));
+    rank = step_rank(rank, x, t->by4, 4);
+    rank = step_rank(rank, x, t->by2, 2);
+    return step_rank(rank, x, t->by1, 1);
 }
 V veci i_xor_shifted(veci c) {
     const veci bit = _mm512_and_si512(c, _mm512_set1_epi32(2));
@@ -102,40 +118,52 @@ typedef struct code_row {
     float *dst;
 } code_row;
 
-/** Weight rows rows[0 .. nw) times x rows [0 .. nx). */
-V void tile_4bit(const code_row rows[2], const dot_4bit_args *args, const float *x, int64_t i,
-                 const int nw, const int nx) {
-    const int64_t blocks = args->k / 64;
+typedef struct code_product {
+    const dot_4bit_args *args;
+    scale_table map;
+    scale_stream scales[2];
+} code_product;
+
+/** Weight rows rows[0 .. nw) times x rows [i, i + nx). */
+V void tile_4bit(code_product *p, const code_row rows[2], int64_t i, const int nw, const int nx) {
+    const dot_4bit_args *args = p->args;
+    const int64_t blocks = args->k / 64, stride = args->x_stride;
+    const float *x = (const float *)args->x + i * stride;
     const vec table = v_load(args->q->table);
-    float scales[2][SCALES_AT_ONCE];
     vec sum[2][X_ROWS_4BIT];
     UNROLL for (int r = 0; r < nw; r++) {
         UNROLL for (int j = 0; j < nx; j++) sum[r][j] = v_set(0);
     }
     for (int64_t b = 0; b < blocks; b += SCALES_AT_ONCE) {
-        const int64_t n = i64_min(SCALES_AT_ONCE, blocks - b), stride = args->x_stride;
+        const int64_t n = i64_min(SCALES_AT_ONCE, blocks - b);
+        const uint8_t *at[2];
+        const float *scales[2];
+        veci codes[2];
         UNROLL for (int r = 0; r < nw; r++) {
-            unit_scales(args->q, rows[r].block + b, n, scales[r]);
+            at[r] = rows[r].codes + b * 32;
+            scales[r] = scale_stream_at(&p->scales[r], args->q, &p->map, rows[r].block + b, n);
         }
         const float *in = x + 64 * b;
-        int64_t at = 0;
-        for (; at + 2 <= n; at += 2) {
-            veci codes[2];
+        for (int64_t unit = 0; unit < n / 2; unit++, in += KERNEL_ARRANGED) {
             UNROLL for (int r = 0; r < nw; r++) {
-                codes[r] = i_load(rows[r].codes + (b + at) * 32);
-                __builtin_prefetch(rows[r].codes + (b + at) * 32 + PREFETCH_AHEAD);
+                __builtin_prefetch(at[r] + PREFETCH_AHEAD);
+                codes[r] = i_load(at[r]);
             }
-            const float *const s[2] = {scales[0] + at, scales[1] + at};
-            add_units(sum, in + 64 * at, stride, codes, s, table, nw, nx);
+            add_units(sum, in, stride, codes, scales, table, nw, nx);
+            UNROLL for (int r = 0; r < nw; r++) {
+                at[r] += 64;
+                scales[r] += 2;
+            }
         }
-        if (at == n) continue;
-        veci codes[2];
+        if (n % 2 == 0) continue;
+        float last[2][2];
+        const float *const half[2] = {last[0], last[1]};
         UNROLL for (int r = 0; r < nw; r++) { /* half a unit */
-            codes[r] = i_load_n(rows[r].codes + (b + at) * 32, 32);
-            scales[r][n] = 0;
+            codes[r] = i_load_n(at[r], 32);
+            last[r][0] = *scales[r];
+            last[r][1] = 0;
         }
-        const float *const s[2] = {scales[0] + at, scales[1] + at};
-        add_units(sum, in + 64 * at, stride, codes, s, table, nw, nx);
+        add_units(sum, in, stride, codes, half, table, nw, nx);
     }
     UNROLL for (int r = 0; r < nw; r++) {
         UNROLL for (int j = 0; j < nx; j++) {
@@ -144,28 +172,34 @@ V void tile_4bit(const code_row rows[2], const dot_4bit_args *args, const float 
     }
 }
 
-V void rows_4bit(const dot_4bit_args *args, int64_t row, int64_t apart, const int nw) {
+V void rows_4bit(code_product *p, int64_t row, int64_t apart, const int nw) {
+    const dot_4bit_args *args = p->args;
     code_row rows[2];
     UNROLL for (int r = 0; r < nw; r++) {
         const int64_t at = args->first + (row + r * apart) * args->k;
         rows[r] = (code_row){args->codes + at / 2, at / 64, args->dst + row + r * apart};
     }
     for (int64_t i = 0, n; i < args->n_x; i += n) {
-        const float *x = (const float *)args->x + i * args->x_stride;
         const int64_t left = args->n_x - i;
         n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
         switch (n) {
-        case 4: tile_4bit(rows, args, x, i, nw, 4); break;
-        case 2: tile_4bit(rows, args, x, i, nw, 2); break;
-        default: tile_4bit(rows, args, x, i, nw, 1); break;
+        case 4: tile_4bit(p, rows, i, nw, 4); break;
+        case 2: tile_4bit(p, rows, i, nw, 2); break;
+        default: tile_4bit(p, rows, i, nw, 1); break;
         }
     }
 }
 
 static void avx512_dot_4bit(const dot_4bit_args *args) {
+    code_product p = {.args = args};
+    scale_table_load(&p.map, args->q);
+    for (int r = 0; r < 2; r++) {
+        p.scales[r].n = 0;
+        p.scales[r].end = (args->first + args->n_w * args->k) / 64;
+    }
     const int64_t apart = args->n_w / 2; /* few, long streams */
-    for (int64_t r = 0; r < apart; r++) rows_4bit(args, r, apart, 2);
-    if (args->n_w % 2) rows_4bit(args, args->n_w - 1, 0, 1);
+    for (int64_t r = 0; r < apart; r++) rows_4bit(&p, r, apart, 2);
+    if (args->n_w % 2) rows_4bit(&p, args->n_w - 1, 0, 1);
 }
 
 #endif

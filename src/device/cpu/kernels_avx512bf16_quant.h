@@ -5,6 +5,58 @@
 #ifndef LLAVA_KERNELS_AVX512BF16_QUANT_H
 #define LLAVA_KERNELS_AVX512BF16_QUANT_H
 
+#define HAS_DECODE_SCALES
+
+/** The map's four bytes apart: vpermi2b looks up 128 of each. */
+typedef struct scale_table {
+    __m512i bytes[4][4];
+} scale_table;
+
+static void scale_table_load(scale_table *t, const quant *q) {
+    for (int i = 0; i < QUANT_MAP_SIZE; i += LANES) {
+        const __m512i bits = _mm512_loadu_si512(q->map + i);
+        for (int plane = 0; plane < 4; plane++) {
+            const __m512i shifted = _mm512_srlv_epi32(bits, _mm512_set1_epi32(8 * plane));
+            uint8_t *to = (uint8_t *)t->bytes[plane] + i;
+            _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(shifted));
+        }
+    }
+}
+
+/** scales[i] = map[codes[i]] * nested + offset, each step rounded; writes 64 at a time. */
+V void decode_scales(const scale_table *t, const uint8_t *codes, int64_t n, float nested,
+                     float offset, float *scales) {
+    /* unpacking works on quarters: each gets every fourth group of four codes */
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for (int64_t i = 0; i < n; i += 64) {
+        const __mmask64 some = n - i >= 64 ? ~0ull : (1ull << (n - i)) - 1;
+        const __m512i in = _mm512_maskz_loadu_epi8(some, codes + i);
+        const __m512i index = _mm512_permutexvar_epi32(order, in);
+        const __mmask64 upper = _mm512_movepi8_mask(index);
+        __m512i byte[4];
+        UNROLL for (int p = 0; p < 4; p++) {
+            const __m512i *of = t->bytes[p];
+            const __m512i low = _mm512_permutex2var_epi8(of[0], index, of[1]);
+            const __m512i high = _mm512_permutex2var_epi8(of[2], index, of[3]);
+            byte[p] = _mm512_mask_blend_epi8(upper, low, high);
+        }
+        __m512i low[2], high[2], value[4]; /* of pairs of bytes */
+        UNROLL for (int p = 0; p < 2; p++) {
+            low[p] = _mm512_unpacklo_epi8(byte[2 * p], byte[2 * p + 1]);
+            high[p] = _mm512_unpackhi_epi8(byte[2 * p], byte[2 * p + 1]);
+        }
+        value[0] = _mm512_unpacklo_epi16(low[0], low[1]);
+        value[1] = _mm512_unpackhi_epi16(low[0], low[1]);
+        value[2] = _mm512_unpacklo_epi16(high[0], high[1]);
+        value[3] = _mm512_unpackhi_epi16(high[0], high[1]);
+        UNROLL for (int v = 0; v < 4; v++) {
+            const __m512 map = _mm512_castsi512_ps(value[v]);
+            const __m512 scaled = _mm512_mul_ps(map, _mm512_set1_ps(nested));
+            _mm512_storeu_ps(scales + i + 16 * v, _mm512_add_ps(scaled, _mm512_set1_ps(offset)));
+        }
+    }
+}
+
 #include "device/cpu/kernels_scales.h"
 
 /** The table in both halves: vpermw looks at 5 bits of an index, of which 4 are the code. */
@@ -48,36 +100,53 @@ typedef struct code_row {
     float *dst;
 } code_row;
 
+typedef struct code_product {
+    const dot_4bit_args *args;
+    __m512i table;
+    scale_table map;
+    scale_stream scales[2];
+} code_product;
+
 /** Weight rows rows[0 .. nw) times x rows [i, i + nx). */
-V void tile_4bit(const code_row rows[2], const dot_4bit_args *args, __m512i table, int64_t i,
-                 const int nw, const int nx) {
+V void tile_4bit(code_product *p, const code_row rows[2], int64_t i, const int nw, const int nx) {
+    const dot_4bit_args *args = p->args;
     const int64_t blocks = args->k / 64, stride = args->x_stride;
     const uint16_t *x = (const uint16_t *)args->x + i * stride;
-    float scales[2][SCALES_AT_ONCE];
+    const __m512i table = p->table;
     __m512 sum[2][ROWS_MAX];
     UNROLL for (int r = 0; r < nw; r++) {
         UNROLL for (int j = 0; j < nx; j++) sum[r][j] = _mm512_setzero_ps();
     }
     for (int64_t b = 0; b < blocks; b += SCALES_AT_ONCE) {
         const int64_t n = i64_min(SCALES_AT_ONCE, blocks - b);
+        const uint8_t *at[2];
+        const float *scales[2];
+        __m512i codes[2];
         UNROLL for (int r = 0; r < nw; r++) {
-            unit_scales(args->q, rows[r].block + b, n, scales[r]);
+            at[r] = rows[r].codes + b * 32;
+            scales[r] = scale_stream_at(&p->scales[r], args->q, &p->map, rows[r].block + b, n);
         }
-        for (int64_t at = 0; at < n; at += 2) {
-            __m512i codes[2];
+        const uint16_t *in = x + 64 * b;
+        for (int64_t unit = 0; unit < n / 2; unit++, in += KERNEL_ARRANGED) {
             UNROLL for (int r = 0; r < nw; r++) {
-                const uint8_t *p = rows[r].codes + (b + at) * 32;
-                __builtin_prefetch(p + PREFETCH_AHEAD);
-                if (at + 2 <= n) {
-                    codes[r] = _mm512_loadu_si512(p);
-                } else { /* half a unit */
-                    codes[r] = _mm512_maskz_loadu_epi32(0xff, p);
-                    scales[r][n] = 0;
-                }
+                __builtin_prefetch(at[r] + PREFETCH_AHEAD);
+                codes[r] = _mm512_loadu_si512(at[r]);
             }
-            const float *const s[2] = {scales[0] + at, scales[1] + at};
-            add_units(sum, x + 64 * (b + at), stride, codes, s, table, nw, nx);
+            add_units(sum, in, stride, codes, scales, table, nw, nx);
+            UNROLL for (int r = 0; r < nw; r++) {
+                at[r] += 64;
+                scales[r] += 2;
+            }
         }
+        if (n % 2 == 0) continue;
+        float last[2][2];
+        const float *const half[2] = {last[0], last[1]};
+        UNROLL for (int r = 0; r < nw; r++) { /* half a unit */
+            codes[r] = _mm512_maskz_loadu_epi32(0xff, at[r]);
+            last[r][0] = *scales[r];
+            last[r][1] = 0;
+        }
+        add_units(sum, in, stride, codes, half, table, nw, nx);
     }
     UNROLL for (int r = 0; r < nw; r++) {
         UNROLL for (int j = 0; j < nx; j++) {
@@ -86,7 +155,8 @@ V void tile_4bit(const code_row rows[2], const dot_4bit_args *args, __m512i tabl
     }
 }
 
-V void rows_4bit(const dot_4bit_args *args, __m512i table, int64_t row, int64_t apart, const int nw) {
+V void rows_4bit(code_product *p, int64_t row, int64_t apart, const int nw) {
+    const dot_4bit_args *args = p->args;
     code_row rows[2];
     UNROLL for (int r = 0; r < nw; r++) {
         const int64_t at = args->first + (row + r * apart) * args->k;
@@ -96,18 +166,23 @@ V void rows_4bit(const dot_4bit_args *args, __m512i table, int64_t row, int64_t 
         const int64_t left = args->n_x - i;
         n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
         switch (n) {
-        case 4: tile_4bit(rows, args, table, i, nw, 4); break;
-        case 2: tile_4bit(rows, args, table, i, nw, 2); break;
-        default: tile_4bit(rows, args, table, i, nw, 1); break;
+        case 4: tile_4bit(p, rows, i, nw, 4); break;
+        case 2: tile_4bit(p, rows, i, nw, 2); break;
+        default: tile_4bit(p, rows, i, nw, 1); break;
         }
     }
 }
 
 static void bf16_dot_4bit(const dot_4bit_args *args) {
-    const __m512i table = load_table(args->q->table);
+    code_product p = {.args = args, .table = load_table(args->q->table)};
+    if (!args->q->absmax) scale_table_load(&p.map, args->q);
+    for (int r = 0; r < 2; r++) {
+        p.scales[r].n = 0;
+        p.scales[r].end = (args->first + args->n_w * args->k) / 64;
+    }
     const int64_t apart = args->n_w / 2; /* few, long streams */
-    for (int64_t r = 0; r < apart; r++) rows_4bit(args, table, r, apart, 2);
-    if (args->n_w % 2) rows_4bit(args, table, args->n_w - 1, 0, 1);
+    for (int64_t r = 0; r < apart; r++) rows_4bit(&p, r, apart, 2);
+    if (args->n_w % 2) rows_4bit(&p, args->n_w - 1, 0, 1);
 }
 
 #endif

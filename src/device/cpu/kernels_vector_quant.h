@@ -10,7 +10,8 @@
  *     i_sum(v)                over the lanes
  *     i_store(p, v)           LANES integers
  *     i_to_float(v) i_from_float(v)
- *     i_count(count, x, limit)  count + 1 in lanes where x > limit
+ *     i_rank(t, x)            how many limits of a rank_table lie below x, 0 if not a number;
+ *                             rank_table_load(t, limits, n <= 15), rising
  *     i_xor_shifted(c)        c ^ (c & 2) << 1
  *     i_sign(c, x)            c + 8 in lanes where x < 0
  *     i_store_bytes(p, v)     LANES integers of a byte each, LANES bytes
@@ -30,25 +31,19 @@
 
 /* ---------------------------------------------------------------- 4 bit */
 
-INLINE veci code_nf4(vec x) {
-    const float *limits = quant_thresholds(QUANT_NF4);
-    veci count = i_set(0);
-    UNROLL for (int i = 0; i < 15; i++) count = i_count(count, x, v_set(limits[i]));
-    return count;
-}
+INLINE veci code_nf4(const rank_table *limits, vec x) { return i_rank(limits, x); }
 
 /** Magnitudes in rising order have codes 0 1 6 7 4 5 2 3. */
-INLINE veci code_fp4(vec x) {
-    const float *limits = quant_thresholds(QUANT_FP4);
-    const vec magnitude = v_abs(x);
-    veci count = i_set(0);
-    UNROLL for (int i = 0; i < 7; i++) count = i_count(count, magnitude, v_set(limits[i]));
-    return i_sign(i_xor_shifted(count), x);
+INLINE veci code_fp4(const rank_table *limits, vec x) {
+    return i_sign(i_xor_shifted(i_rank(limits, v_abs(x))), x);
 }
 
 INLINE vec load_some(const float *p, int64_t n) { return n >= LANES ? v_load(p) : v_load_n(p, n); }
 
-INLINE void encode_blocks(const encode_4bit_args *args, veci (*const code)(vec x)) {
+INLINE void encode_blocks(const encode_4bit_args *args,
+                          veci (*const code)(const rank_table *limits, vec x)) {
+    rank_table limits;
+    rank_table_load(&limits, quant_thresholds(args->format), args->format == QUANT_NF4 ? 15 : 7);
     for (int64_t first = 0; first < args->n; first += args->block) {
         const float *x = args->x + first;
         uint8_t *codes = args->codes + first / 2;
@@ -61,10 +56,10 @@ INLINE void encode_blocks(const encode_4bit_args *args, veci (*const code)(vec x
         args->absmax[first / args->block] = absmax;
         int64_t i = 0;
         for (; i + LANES <= count; i += LANES)
-            i_store_nibbles(codes + i / 2, code(v_mul(v_load(x + i), inverse)));
+            i_store_nibbles(codes + i / 2, code(&limits, v_mul(v_load(x + i), inverse)));
         if (i == count) continue;
         uint8_t last[LANES / 2];
-        i_store_nibbles(last, code(v_mul(v_load_n(x + i, count - i), inverse)));
+        i_store_nibbles(last, code(&limits, v_mul(v_load_n(x + i, count - i), inverse)));
         memcpy(codes + i / 2, last, (size_t)ceil_div(count - i, 2));
     }
 }
@@ -80,11 +75,14 @@ static void NAME(expand_4bit)(const expand_4bit_args *args) {
     const quant *q = args->q;
     const vec_table table = v_table_load(q->table);
     const int64_t end = args->first + args->n;
+    float *dst = args->dst - args->first;
+    scale_table map;
+    scale_stream scales = {.n = 0, .end = ceil_div(end, q->block) * (q->block / 64)};
+    scale_table_load(&map, q);
     for (int64_t at = args->first, next; at < end; at = next) {
-        const int64_t block = at / q->block;
-        next = i64_min((block + 1) * q->block, end);
-        float scale, *dst = args->dst - args->first;
-        quant_decode_absmax(q, block, 1, &scale);
+        const int64_t run = at / 64;
+        const float scale = *scale_stream_at(&scales, q, &map, run, 1);
+        next = i64_min((run + 1) * 64, end);
         if (at % 2) {
             dst[at] = q->table[args->codes[at / 2] & 15] * scale;
             at++;
