@@ -129,7 +129,7 @@ V void tile_4bit(code_product *p, const code_row rows[2], int64_t i, const int n
         const uint16_t *in = x + 64 * b;
         for (int64_t unit = 0; unit < n / 2; unit++, in += KERNEL_ARRANGED) {
             UNROLL for (int r = 0; r < nw; r++) {
-                __builtin_prefetch(at[r] + PREFETCH_AHEAD);
+                __builtin_prefetch(at[r] + PREFETCH_AHEAD, 0, 2);
                 codes[r] = _mm512_loadu_si512(at[r]);
             }
             add_units(sum, in, stride, codes, scales, table, nw, nx);
