@@ -78,14 +78,15 @@ double bench_prompt_work(const llava_model *model, int64_t n) {
     return work + 2 * size_of(&model->decoder.head);
 }
 
-static double bytes_of(const weight *w) { return size_of(w) * (double)dtype_size(w->dtype); }
+/** Of one number, with its part of the scales. */
+static double bytes_each(const weight *w) { return (double)weight_bytes(w) / size_of(w); }
 
 double bench_token_bytes(const llava_model *model, int64_t context) {
     const lm_config *lm = &model->config->lm;
-    double n_bytes = bytes_of(&model->decoder.head);
+    double n_bytes = (double)weight_bytes(&model->decoder.head);
     for (int64_t l = 0; l < lm->n_layers; l++) {
         const decoder_layer *layer = &model->decoder.layers[l];
-        const double size = (double)dtype_size(layer->q.w.dtype);
+        const double size = bytes_each(&layer->q.w);
         n_bytes += size * (size_of(&layer->q.w) + size_of(&layer->k.w) + size_of(&layer->v.w) +
                            size_of(&layer->o.w) + mlp_size(lm, layer));
     }

@@ -52,8 +52,9 @@ static int exponent_for(int64_t n_inputs) {
     return e < -12 ? -12 : e; /* normal numbers in float16, too */
 }
 
-static llava_status make_weight(load_plan *plan, const bind_entry *e, uint64_t seed) {
+static llava_status make_weight(load_plan *plan, size_t index) {
     llava_model *model = plan->model;
+    const bind_entry *e = &plan->bind.entries[index];
     int64_t n_rows = e->n_dims == 1 ? 1 : e->shape[0], n_cols = 1;
     if (n_rows == BIND_ANY) n_rows = model->config->lm.vocab_size;
     if (e->n_rows) n_rows = e->n_rows;
@@ -65,24 +66,30 @@ static llava_status make_weight(load_plan *plan, const bind_entry *e, uint64_t s
                           e->suffix, (long long)n_rows, (long long)n_cols);
     void *memory = model->dev->ops->alloc(model->dev, n_bytes);
     if (!memory) return llava_fail_memory(plan->err, n_bytes, e->suffix);
-    LLAVA_TRY(own_weight(model, memory, n_bytes, plan->err));
     const bool vector = e->n_dims == 1;
     fill_job job = {.dst = memory,
                     .dtype = model->compute,
                     .count = n_rows * n_cols,
-                    .seed = seed,
+                    .seed = index + 1,
                     .exponent = vector ? -6 : exponent_for(n_cols),
                     .norm = vector && ends_with(e->suffix, ".weight")};
     parallel_for(model->dev->n_threads, ceil_div(job.count, CHUNK), fill_chunk, &job);
-    *e->dst = (weight){model->compute, n_rows, n_cols, memory};
-    model->weight_bytes += n_bytes;
-    return LLAVA_OK;
+    *e->dst = (weight){model->compute, n_rows, n_cols, memory, NULL};
+    if (e->n_rows || !quant_applies(&plan->quantize, &plan->bind, e)) {
+        model->weight_bytes += n_bytes;
+        return own_weight(model, memory, n_bytes, plan->err);
+    }
+    llava_status status = quantize_weight(model, &plan->bind, &plan->quantize, index, plan->err);
+    model->dev->ops->release(model->dev, memory);
+    model->weight_bytes += weight_bytes(e->dst);
+    return status;
 }
 
 static llava_status make_weights(load_plan *plan) {
     const llava_load_options *o = plan->options;
     llava_model *model = plan->model;
     binder *b = &plan->bind;
+    for (int g = 0; g < BIND_GROUPS; g++) b->canonical[g] = ""; /* there are no files */
     bind_decoder(b, model);
     LLAVA_TRY(plan_find_tower(plan));
     if (model->config->multimodal) {
@@ -93,7 +100,7 @@ static llava_status make_weights(load_plan *plan) {
         return llava_fail(plan->err, b->status, "out of memory for tensor names");
     for (size_t i = 0; i < b->count; i++) {
         if (b->entries[i].optional) continue;
-        LLAVA_TRY(make_weight(plan, &b->entries[i], i + 1));
+        LLAVA_TRY(make_weight(plan, i));
         if (o->progress && !o->progress(o->progress_user, i + 1, b->count, b->entries[i].suffix))
             return llava_fail(plan->err, LLAVA_CANCELLED, "making weights was cancelled");
     }

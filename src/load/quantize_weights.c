@@ -149,7 +149,6 @@ size_t quantize_entries(const binder *b, size_t first) {
 
 llava_status quantize_weight(llava_model *model, const binder *b, const quant_settings *settings,
                              size_t first, llava_error *err) {
-    const tensor *t = &b->entries[first].found->t;
     const bind_entry *e = &b->entries[first];
     quant_work work = {.model = model,
                        .b = b,
@@ -159,8 +158,8 @@ llava_status quantize_weight(llava_model *model, const binder *b, const quant_se
                        .err = err};
     work.source = *e->dst;
     if (e->n_rows) {
-        work.source.n_rows = t->shape[0];
-        work.source.data = t->data;
+        work.source.n_rows = e->found->t.shape[0];
+        work.source.data = e->found->t.data;
     }
     const void *stored = work.source.data;
     const size_t stored_bytes = weight_bytes(&work.source);
