@@ -228,7 +228,7 @@ int cpu_threads_for(const device *d, double n_operations) {
 /* ---------------------------------------------------------------- memory */
 
 #define HUGE_PAGE  ((size_t)2 << 20)
-#define HUGE_WORTH ((size_t)4 << 20) /* smaller pieces are often used in part only */
+#define HUGE_WORTH ((size_t)32 << 20) /* smaller pieces are often used in part only */
 
 /** Large pieces start at a huge page and ask for huge ones: fewer faults while they fill up, fewer
  *  look-ups while they are read. Whether the system has any is its affair. */

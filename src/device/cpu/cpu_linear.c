@@ -296,9 +296,9 @@ static bool rows_begin_blocks(const weight *w) { return w->n_cols % w->quant->bl
 static product_kind choose_kind(const kernels *k, const linear_args *args) {
     if (args->w->quant) {
         if (args->form == LINEAR_DOT)
-            return !rows_begin_blocks(args->w)           ? PRODUCT_F32
-                   : args->bf16_inputs && k->native_bf16 ? PRODUCT_4BIT_BF16
-                                                         : PRODUCT_4BIT;
+            return !rows_begin_blocks(args->w)            ? PRODUCT_F32
+                   : args->bf16_inputs && k->native_codes ? PRODUCT_4BIT_BF16
+                                                          : PRODUCT_4BIT;
         return args->bf16_inputs && k->native_bf16 ? PRODUCT_BF16_BF16 : PRODUCT_F32;
     }
     switch (args->w->dtype) {

@@ -3,11 +3,14 @@
  * Quantizing a matrix on all threads, and what products need of 4-bit weights: rows expanded for
  * panels and activations arranged for the codes.
  */
+#include <sys/mman.h>
+
 #include "device/cpu/cpu.h"
 
 #define TASK_ELEMENTS ((int64_t)64 << 10) /* a multiple of the largest block */
 #define TASK_NESTED   64                  /* blocks of absmax values */
-#define STACK_FLOATS  4096                /* a multiple of the largest block */
+#define HUGE_PAGE     ((uintptr_t)2 << 20)
+#define STACK_FLOATS  4096 /* a multiple of the largest block */
 
 typedef struct quantize_job {
     const kernels *k;
@@ -80,8 +83,16 @@ static void quantize_rows(device *d, quantize_job *job) {
     cpu_scratch_give(d, job->scratch);
 }
 
+/** Asks for huge pages where codes fill them: read token after token, they are looked up less. */
+static void use_huge_pages(uint8_t *codes, size_t n_bytes) {
+    const uintptr_t first = ((uintptr_t)codes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    const uintptr_t end = ((uintptr_t)codes + n_bytes) / HUGE_PAGE * HUGE_PAGE;
+    if (first < end) madvise((void *)first, end - first, MADV_HUGEPAGE);
+}
+
 void cpu_quantize(device *d, const quantize_args *args) {
     quantize_job job = {.k = cpu_kernels(d), .args = args};
+    use_huge_pages(args->codes, quant_codes_bytes(args->format, args->w->n_rows, args->w->n_cols));
     if (args->format == QUANT_INT8) {
         quantize_rows(d, &job);
         return;

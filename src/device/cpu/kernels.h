@@ -193,6 +193,7 @@ typedef struct normalize_args {
 typedef struct kernels {
     int64_t tile_columns; /* columns of a packed panel, <= KERNEL_MAX_COLUMNS */
     bool native_bf16;     /* the bfloat16 products are worth using */
+    bool native_codes;    /* dot_4bit_bf16 is: faster than dot_4bit */
 #define KERNEL(name, result, parameters) result(*name) parameters;
 #include "device/cpu/kernels.def"
 #undef KERNEL

@@ -226,7 +226,7 @@ static void bf16_dot_bf16_bf16(const dot_args *args) {
 #include "device/cpu/kernels_avx512bf16_quant.h"
 
 void kernels_fill_avx512bf16(kernels *table) {
-    table->native_bf16 = true;
+    table->native_bf16 = table->native_codes = true;
     table->dot_4bit_bf16 = bf16_dot_4bit;
     table->gemm_bf16 = bf16_gemm_bf16;
     table->dot_bf16_bf16 = bf16_dot_bf16_bf16;

@@ -108,7 +108,7 @@ V void tile_dot(const int8_t *const w[2], const uint8_t *x, const dot_i8_args *a
     for (; p + 64 <= k; p += 64) {
         __m512i v[2];
         UNROLL for (int r = 0; r < nw; r++) {
-            __builtin_prefetch(w[r] + p + PREFETCH_AHEAD);
+            __builtin_prefetch(w[r] + p + PREFETCH_AHEAD, 0, 2);
             v[r] = _mm512_loadu_si512(w[r] + p);
             weights[r] = _mm512_dpbusd_epi32(weights[r], ones, v[r]);
         }

@@ -254,6 +254,7 @@ void kernels_fill_c(kernels *table) {
     *table = (kernels){
         .tile_columns = 16,
         .native_bf16 = false,
+        .native_codes = false,
 #define KERNEL(name, result, parameters) .name = c_##name,
 #include "device/cpu/kernels.def"
 #undef KERNEL
