@@ -45,7 +45,7 @@ static const format formats[] = {
     {"float16", LLAVA_DTYPE_F16, false, QUANT_NF4, false, 2},
     {"float32", LLAVA_DTYPE_F32, false, QUANT_NF4, false, 4},
     {"nf4", LLAVA_DTYPE_U8, true, QUANT_NF4, true, NF4_BYTES},
-    {"nf4 float32", LLAVA_DTYPE_U8, true, QUANT_NF4, false, NF4_BYTES},
+    {"nf4 float32", LLAVA_DTYPE_U8, true, QUANT_NF4, false, NF4_BYTES}, /* as recorded, too */
     {"int8", LLAVA_DTYPE_I8, true, QUANT_INT8, true, 1},
 };
 
@@ -120,6 +120,7 @@ static quant quant_of(const subject *s) {
         for (size_t i = 0; i < LLAVA_COUNT(scales); i++) scales[i] = 0.01f;
     const int64_t blocks = ceil_div(s->n * s->k, QUANT_MIN_BLOCK);
     quant q = {.format = s->format->codes,
+               .stored = s->format->bf16_inputs ? LLAVA_DTYPE_BF16 : LLAVA_DTYPE_F32,
                .block = QUANT_MIN_BLOCK,
                .nested_block = QUANT_NESTED_BLOCK,
                .nested_absmax = scales,

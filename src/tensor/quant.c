@@ -70,6 +70,14 @@ const float *quant_thresholds(quant_format format) {
     return format == QUANT_FP4 ? fp4_thresholds : nf4_thresholds;
 }
 
+float quant_code_table(const float table[16], int16_t codes[16]) {
+    float largest = 0;
+    for (int i = 0; i < 16; i++) largest = fmaxf(largest, fabsf(table[i]));
+    for (int i = 0; i < 16; i++)
+        codes[i] = largest > 0 ? (int16_t)lrintf(table[i] / largest * QUANT_CODE_MAX) : 0;
+    return largest / QUANT_CODE_MAX;
+}
+
 void quant_dynamic_map(float map[QUANT_MAP_SIZE]) {
     for (int i = 0; i < 128; i++) map[128 + i] = f32_from_bits(dynamic_positive[i]);
     map[127] = 0;

@@ -49,6 +49,10 @@ const float *quant_table(quant_format format);
 /** NF4: 15, a value's code is how many lie below it. FP4: 7, the same for magnitudes, in the order
  *  of their codes 0 1 6 7 4 5 2 3. */
 const float *quant_thresholds(quant_format format);
+/** The table in 14 bits and a sign, for integer products; returns what a code is multiplied with.
+ */
+#define QUANT_CODE_MAX 16383
+float quant_code_table(const float table[16], int16_t codes[16]);
 /** bitsandbytes' signed dynamic map, ascending. */
 void quant_dynamic_map(float map[QUANT_MAP_SIZE]);
 

@@ -90,11 +90,39 @@ static void check_arrange_4bit(void) {
 
 typedef void (*dot_4bit_kernel)(const dot_4bit_args *args);
 
-/** The order of dot_4bit_bf16(), from arranged rows. */
-static void pair_arranged(uint16_t *dst, const float *src, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t in = i % KERNEL_ARRANGED, row = in / 16;
-        dst[i - in + 32 * (row % 4) + 2 * (in % 16) + row / 4] = f32_to_bf16(src[i]);
+/** Where element e of a row lies among its codes. */
+static int64_t coded_place(int64_t e) {
+    const int64_t in = e % KERNEL_ARRANGED, group = (in % 8) ^ 1;
+    return e - in + 32 * (group % 4) + 2 * (in / 8) + group / 4;
+}
+
+/** Replaces x by what its codes mean. */
+static void decode_inputs(float *x, const int16_t *codes, int64_t k) {
+    for (int64_t e = 0; e < k; e++) {
+        float scale;
+        memcpy(&scale, codes + round_up(k, KERNEL_ARRANGED) + e / KERNEL_ARRANGED * 2,
+               sizeof scale);
+        x[e] = (float)codes[coded_place(e)] * scale;
+    }
+}
+
+static void check_code_inputs(void) {
+    for (int turn = 0; turn < 60; turn++) {
+        const int64_t n = KERNEL_ARRANGED * random_below(6), words = n / 2 + n / KERNEL_ARRANGED;
+        guarded x = guarded_new(n, random_below(16));
+        guarded a = guarded_new(words, 0), b = guarded_new(words, random_below(16));
+        random_fill(x.data, n, (float[]){1, 1e-31f, 1e30f, 60}[random_below(4)]);
+        if (turn % 5 == 0) memset(x.data, 0, (size_t)i64_min(n, 200) * sizeof(float));
+        if (turn % 7 == 0 && n > 0) x.data[random_below(n)] = turn % 2 ? NAN : INFINITY;
+        spec.code_inputs((int16_t *)a.data, x.data, n);
+        level.code_inputs((int16_t *)b.data, x.data, n);
+        assert_same_bytes(a.data, b.data, (size_t)n * 2, "code_inputs");
+        for (int64_t i = n / 2; i < words; i++)
+            if (!isnan(a.data[i]) || !isnan(b.data[i]))
+                assert_same_bits(a.data + i, b.data + i, 1, "code_inputs scale");
+        guarded_free(&x);
+        guarded_free(&a);
+        guarded_free(&b);
     }
 }
 
@@ -114,24 +142,26 @@ static double coded_product(const coded_matrix *m, int64_t r, const float *x, do
     return sum;
 }
 
-/** Against the decoded weights in double precision, and rows alone against rows together. */
-static void check_dot_4bit_shape(int turn, int64_t k, int64_t n_w, int64_t n_x, bool bf16) {
+/** Against the decoded weights in double precision, and rows alone against rows together. coded:
+ *  against what the codes of both sides mean. */
+static void check_dot_4bit_shape(int turn, int64_t k, int64_t n_w, int64_t n_x, bool coded) {
     coded_matrix m;
-    const dot_4bit_kernel kernel = bf16 ? level.dot_4bit_bf16 : level.dot_4bit;
-    const int64_t block = 64 << random_below(3);
+    const dot_4bit_kernel kernel = coded ? level.dot_4bit_i16 : level.dot_4bit;
+    const int64_t block = 64 << random_below(3), padded = round_up(k, KERNEL_ARRANGED);
     if (k % block) return;
     coded_4bit(&m, four_bits[turn % 2], n_w, k, block, turn % 3, turn % 5 * block);
-    const int64_t stride = round_up(k, KERNEL_ARRANGED) + 16, dst_stride = n_w + 3;
+    const int64_t stride = padded + padded / 64 + 32, dst_stride = n_w + 3;
     float *x = array_new((size_t)(n_x * k), sizeof *x);
     uint8_t *in = aligned_new((size_t)(n_x * stride) * sizeof(float));
-    float *arranged_row = aligned_new((size_t)stride * sizeof(float));
+    float *row = aligned_new((size_t)padded * sizeof(float));
     random_fill(x, n_x * k, 1);
-    for (int64_t i = 0; i < n_x * k && bf16; i++) x[i] = bf16_to_f32(f32_to_bf16(x[i]));
-    const size_t size = bf16 ? sizeof(uint16_t) : sizeof(float);
+    const size_t size = coded ? sizeof(int16_t) : sizeof(float);
     for (int64_t i = 0; i < n_x; i++) {
         uint8_t *dst = in + (size_t)(i * stride) * size;
-        spec.arrange_4bit(bf16 ? arranged_row : (float *)dst, x + i * k, k);
-        if (bf16) pair_arranged((uint16_t *)dst, arranged_row, round_up(k, KERNEL_ARRANGED));
+        spec.arrange_4bit(coded ? row : (float *)dst, x + i * k, k);
+        if (!coded) continue;
+        spec.code_inputs((int16_t *)dst, row, padded);
+        decode_inputs(x + i * k, (const int16_t *)dst, k);
     }
     guarded dst = guarded_new(n_x * dst_stride, 1);
     dot_4bit_args args = {.dst = dst.data,
@@ -145,13 +175,15 @@ static void check_dot_4bit_shape(int turn, int64_t k, int64_t n_w, int64_t n_x, 
                           .n_x = n_x,
                           .k = k};
     kernel(&args);
-    for (int i = 0; i < 16 && bf16; i++) m.q.table[i] = bf16_to_f32(f32_to_bf16(m.q.table[i]));
+    int16_t table[16];
+    const float table_scale = quant_code_table(m.q.table, table);
+    for (int i = 0; i < 16 && coded; i++) m.q.table[i] = (float)table[i] * table_scale;
     for (int64_t r = 0; r < n_w; r++)
         for (int64_t i = 0; i < n_x; i++) {
             double magnitude;
             const double sum = coded_product(&m, r, x + i * k, &magnitude);
             assert_near(dst.data[i * dst_stride + r], sum, SUM_RELATIVE * magnitude,
-                        "%s dot_4bit %lld bf16 %d", level_name, (long long)k, bf16);
+                        "%s dot_4bit %lld coded %d", level_name, (long long)k, coded);
         }
     float alone;
     args.dst = &alone;
@@ -165,7 +197,7 @@ static void check_dot_4bit_shape(int turn, int64_t k, int64_t n_w, int64_t n_x, 
     coded_free(&m);
     free(x);
     free(in);
-    free(arranged_row);
+    free(row);
 }
 
 static const int64_t code_rows[] = {64, 128, 192, 256, 1024, 1152, 2048, 2112, 4352, 9216};
@@ -176,7 +208,7 @@ static void check_dot_4bit(void) {
                              false);
 }
 
-static void check_dot_4bit_bf16(void) {
+static void check_dot_4bit_i16(void) {
     for (int turn = 0; turn < 80; turn++)
         check_dot_4bit_shape(turn, code_rows[turn % 10], 1 + random_below(9), 1 + random_below(6),
                              true);

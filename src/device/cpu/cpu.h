@@ -65,7 +65,8 @@ void cpu_pack_4bit(const kernels *k, const weight *w, const cpu_part *part, floa
 void cpu_dot_expanded(const kernels *k, const weight *w, const dot_args *dot, int64_t column,
                       float *room, int64_t n_room);
 /** A row in the order of the 4-bit products. */
-void cpu_arrange_bf16(const kernels *k, uint16_t *dst, const float *src, int64_t n);
+/** The same, coded in 16 bits, with its scales behind. */
+void cpu_code_inputs(const kernels *k, int16_t *dst, const float *src, int64_t n);
 void cpu_arrange(const kernels *k, float *dst, const float *src, int64_t n);
 
 /* operations of the table */

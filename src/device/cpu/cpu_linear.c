@@ -22,7 +22,7 @@ typedef enum product_kind {
     PRODUCT_BF16,
     PRODUCT_BF16_BF16,
     PRODUCT_4BIT, /* DOT: straight from the codes */
-    PRODUCT_4BIT_BF16
+    PRODUCT_4BIT_I16
 } product_kind;
 
 typedef struct linear_job {
@@ -42,7 +42,7 @@ static int64_t element_bytes(product_kind kind) { return kind == PRODUCT_F32 ? 4
 
 /** Of an element of job->x. */
 static int64_t input_bytes(product_kind kind) {
-    return kind == PRODUCT_BF16_BF16 || kind == PRODUCT_4BIT_BF16 ? 2 : 4;
+    return kind == PRODUCT_BF16_BF16 || kind == PRODUCT_4BIT_I16 ? 2 : 4;
 }
 
 void cpu_linear_finish(const kernels *k, const linear_args *args, const cpu_part *part, float *c,
@@ -101,7 +101,7 @@ static void pack_panel(const linear_job *job, float *panel, int64_t column, int6
     };
     switch (job->kind) {
     case PRODUCT_4BIT: /* panels of 4-bit weights are one of the others */
-    case PRODUCT_4BIT_BF16:
+    case PRODUCT_4BIT_I16:
     case PRODUCT_F32: job->k->pack_f32(&pack); break;
     case PRODUCT_F16: job->k->pack_f16(&pack); break;
     case PRODUCT_BF16: job->k->pack_bf16(&pack); break;
@@ -182,7 +182,7 @@ static void run_panels(linear_job *job) {
 /** Weight rows of 4 bits: from the codes, or expanded a few at a time where blocks span rows. */
 static void dot_quantized(const linear_job *job, const dot_args *dot, int64_t column) {
     const weight *w = job->args->w;
-    if (job->kind != PRODUCT_4BIT && job->kind != PRODUCT_4BIT_BF16) {
+    if (job->kind != PRODUCT_4BIT && job->kind != PRODUCT_4BIT_I16) {
         cpu_dot_expanded(job->k, w, dot, column, dot->dst + DOT_ROWS * DOT_CHUNK,
                          CPU_THREAD_FLOATS - DOT_ROWS * DOT_CHUNK);
         return;
@@ -200,7 +200,7 @@ static void dot_quantized(const linear_job *job, const dot_args *dot, int64_t co
     if (job->kind == PRODUCT_4BIT)
         job->k->dot_4bit(&args);
     else
-        job->k->dot_4bit_bf16(&args);
+        job->k->dot_4bit_i16(&args);
 }
 
 static void dot_task(void *user, int64_t index) {
@@ -228,7 +228,7 @@ static void dot_task(void *user, int64_t index) {
         }
         switch (job->kind) {
         case PRODUCT_4BIT:
-        case PRODUCT_4BIT_BF16:
+        case PRODUCT_4BIT_I16:
         case PRODUCT_F32: job->k->dot_f32(&dot); break;
         case PRODUCT_F16: job->k->dot_f16(&dot); break;
         case PRODUCT_BF16: job->k->dot_bf16(&dot); break;
@@ -258,9 +258,9 @@ static void round_task(void *user, int64_t index) {
         if (job->kind == PRODUCT_4BIT) {
             float *dst = (float *)job->scratch->rows + i * job->x_stride;
             cpu_arrange(job->k, dst, src, n_in);
-        } else if (job->kind == PRODUCT_4BIT_BF16) {
-            uint16_t *dst = (uint16_t *)job->scratch->rows + i * job->x_stride;
-            cpu_arrange_bf16(job->k, dst, src, n_in);
+        } else if (job->kind == PRODUCT_4BIT_I16) {
+            int16_t *dst = (int16_t *)job->scratch->rows + i * job->x_stride;
+            cpu_code_inputs(job->k, dst, src, n_in);
         } else if (job->kind == PRODUCT_BF16_BF16) {
             uint16_t *dst = (uint16_t *)job->scratch->rows + i * job->x_stride;
             job->k->narrow_bf16(dst, src, n_in);
@@ -293,12 +293,17 @@ static bool rounds_inputs(const linear_args *args) {
 /** Blocks of whole 64 elements that begin with each row. */
 static bool rows_begin_blocks(const weight *w) { return w->n_cols % w->quant->block == 0; }
 
+/** 14 bits of activations are more than the rounding of a decoded weight to 16 bits leaves. */
+static bool codes_inputs(const kernels *k, const weight *w) {
+    return k->native_codes && w->quant->stored != LLAVA_DTYPE_F32;
+}
+
 static product_kind choose_kind(const kernels *k, const linear_args *args) {
     if (args->w->quant) {
         if (args->form == LINEAR_DOT)
-            return !rows_begin_blocks(args->w)            ? PRODUCT_F32
-                   : args->bf16_inputs && k->native_codes ? PRODUCT_4BIT_BF16
-                                                          : PRODUCT_4BIT;
+            return !rows_begin_blocks(args->w) ? PRODUCT_F32
+                   : codes_inputs(k, args->w)  ? PRODUCT_4BIT_I16
+                                               : PRODUCT_4BIT;
         return args->bf16_inputs && k->native_bf16 ? PRODUCT_BF16_BF16 : PRODUCT_F32;
     }
     switch (args->w->dtype) {
@@ -324,10 +329,11 @@ void cpu_linear(device *d, const linear_args *args) {
                                            (double)args->w->n_cols);
     job.scratch = cpu_scratch_take(d);
     int64_t rows = args->n_rows;
-    const bool arranges = job.kind == PRODUCT_4BIT || job.kind == PRODUCT_4BIT_BF16;
+    const bool arranges = job.kind == PRODUCT_4BIT || job.kind == PRODUCT_4BIT_I16;
     bool rounds = rounds_inputs(args) || (arranges && args->w->n_cols > 0);
     if (rounds) {
-        job.x_stride = spread_stride(round_up(args->w->n_cols, KERNEL_ARRANGED));
+        const int64_t padded = round_up(args->w->n_cols, KERNEL_ARRANGED);
+        job.x_stride = spread_stride(padded + (job.kind == PRODUCT_4BIT_I16 ? padded / 64 : 0));
         const int64_t fit = rounded_rows(&job);
         if (fit == 0) { /* out of memory for one row: the products of unrounded inputs */
             rounds = false;

@@ -113,14 +113,15 @@ void cpu_arrange(const kernels *k, float *dst, const float *src, int64_t n) {
         k->arrange_4bit(dst + i, src + i, i64_min(8 * KERNEL_ARRANGED, n - i));
 }
 
-void cpu_arrange_bf16(const kernels *k, uint16_t *dst, const float *src, int64_t n) {
-    float row[KERNEL_ARRANGED];
-    uint16_t halves[KERNEL_ARRANGED];
+void cpu_code_inputs(const kernels *k, int16_t *dst, const float *src, int64_t n) {
+    const int64_t padded = round_up(n, KERNEL_ARRANGED);
+    float *scales = (float *)(dst + padded), row[KERNEL_ARRANGED];
+    _Alignas(64) int16_t coded[KERNEL_ARRANGED + 2]; /* and their scale */
     for (int64_t i = 0; i < n; i += KERNEL_ARRANGED) {
         k->arrange_4bit(row, src + i, i64_min(KERNEL_ARRANGED, n - i));
-        k->narrow_bf16(halves, row, KERNEL_ARRANGED);
-        for (int j = 0; j < 4; j++)
-            k->pair_rows(dst + i + 32 * j, halves + 16 * j, halves + 64 + 16 * j, 16);
+        k->code_inputs(coded, row, KERNEL_ARRANGED);
+        memcpy(dst + i, coded, KERNEL_ARRANGED * sizeof *coded);
+        memcpy(scales + i / KERNEL_ARRANGED, coded + KERNEL_ARRANGED, sizeof *scales);
     }
 }
 

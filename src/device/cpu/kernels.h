@@ -98,11 +98,18 @@ typedef struct expand_4bit_args {
  *  to a multiple of KERNEL_ARRANGED. */
 #define KERNEL_ARRANGED 128
 
+/** code_inputs: arranged activations in 14 bits and a sign. Of each 128 with largest magnitude m
+ *  element 16 (j + 4 h) + i (i < 16, j < 4, h < 2) is round(x KERNEL_CODE_MAX / m) at 32 j + 2 i +
+ * h of dst; behind the n codes (n is a multiple of KERNEL_ARRANGED) one float32 m / KERNEL_CODE_MAX
+ *  for each 128. Below KERNEL_CODE_TINY m counts as zero; m is not a number if an element is none
+ *  or infinite. Sums of 8 products of two codes fit 32 bits. */
+#define KERNEL_CODE_MAX  QUANT_CODE_MAX
+#define KERNEL_CODE_TINY 1e-30f
+
 /** dst[i * dst_stride + r] = dot(weight row r, x row i): x arranged, x_stride elements apart. Row r
  *  is elements [first + r k, first + (r + 1) k) of the codes; first and k are multiples of the
- *  block. dot_4bit_bf16: x is bfloat16, of arranged rows element 16 (j + 4 h) + i of each 128 at
- *  32 j + 2 i + h (i < 16, j < 4, h < 2), and the table's values are rounded to bfloat16; the
- *  scales are not. */
+ *  block. dot_4bit_i16: x as code_inputs() leaves
+ *  it, the table coded alike (quant_code_table); sums of a block are exact. */
 typedef struct dot_4bit_args {
     float *dst;
     const quant *q;
@@ -193,7 +200,7 @@ typedef struct normalize_args {
 typedef struct kernels {
     int64_t tile_columns; /* columns of a packed panel, <= KERNEL_MAX_COLUMNS */
     bool native_bf16;     /* the bfloat16 products are worth using */
-    bool native_codes;    /* dot_4bit_bf16 is: faster than dot_4bit */
+    bool native_codes;    /* dot_4bit_i16 is: faster than dot_4bit */
 #define KERNEL(name, result, parameters) result(*name) parameters;
 #include "device/cpu/kernels.def"
 #undef KERNEL

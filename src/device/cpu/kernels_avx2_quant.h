@@ -27,6 +27,9 @@ V veci i_left7(veci v) { return _mm256_slli_epi32(v, 7); }
 V veci i_left16(veci v) { return _mm256_slli_epi16(v, 8); }
 V veci i_right16(veci v) { return _mm256_srai_epi16(v, 8); }
 V veci i_logical16(veci v) { return _mm256_srli_epi16(v, 8); }
+V veci i_pair16(veci low, veci high) {
+    return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
+}
 V veci i_madd(veci a, veci b) { return _mm256_madd_epi16(a, b); }
 V int32_t i_sum(veci v) {
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));

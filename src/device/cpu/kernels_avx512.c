@@ -292,6 +292,7 @@ void kernels_fill_avx512(kernels *table) {
     SET(encode_4bit);
     SET(expand_4bit);
     SET(arrange_4bit);
+    SET(code_inputs);
     SET(dot_4bit);
     SET(encode_i8);
     SET(mark_outliers);

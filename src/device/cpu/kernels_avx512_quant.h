@@ -23,6 +23,9 @@ V veci i_left7(veci v) { return _mm512_slli_epi32(v, 7); }
 V veci i_left16(veci v) { return _mm512_slli_epi16(v, 8); }
 V veci i_right16(veci v) { return _mm512_srai_epi16(v, 8); }
 V veci i_logical16(veci v) { return _mm512_srli_epi16(v, 8); }
+V veci i_pair16(veci low, veci high) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
+}
 V veci i_madd(veci a, veci b) { return _mm512_madd_epi16(a, b); }
 V int32_t i_sum(veci v) { return _mm512_reduce_add_epi32(v); }
 V vec i_to_float(veci v) { return _mm512_cvtepi32_ps(v); }

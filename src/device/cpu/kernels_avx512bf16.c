@@ -223,11 +223,11 @@ static void bf16_dot_bf16_bf16(const dot_args *args) {
     for (int64_t r = STREAMS * apart; r < args->n_w; r++) dot_rows(args, r, 0, 1);
 }
 
-#include "device/cpu/kernels_avx512bf16_quant.h"
+#include "device/cpu/kernels_avx512_codes.h"
 
 void kernels_fill_avx512bf16(kernels *table) {
-    table->native_bf16 = table->native_codes = true;
-    table->dot_4bit_bf16 = bf16_dot_4bit;
+    table->native_bf16 = true;
+    table->dot_4bit_i16 = codes_dot_4bit_i16;
     table->gemm_bf16 = bf16_gemm_bf16;
     table->dot_bf16_bf16 = bf16_dot_bf16_bf16;
     table->pair_rows = bf16_pair_rows;

@@ -165,7 +165,13 @@ static void vnni_dot_i8(const dot_i8_args *args) {
     if (args->n_w % 2) dot_rows(args, args->n_w - 1, 0, 1);
 }
 
+/* ---------------------------------------------------------------- 4 bit */
+
+#include "device/cpu/kernels_avx512_codes.h"
+
 void kernels_fill_avx512vnni(kernels *table) {
+    table->native_codes = true;
+    table->dot_4bit_i16 = codes_dot_4bit_i16;
     table->gemm_i8 = vnni_gemm_i8;
     table->dot_i8 = vnni_dot_i8;
 }

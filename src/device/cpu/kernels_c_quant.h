@@ -57,25 +57,48 @@ static void c_dot_4bit(const dot_4bit_args *args) {
     }
 }
 
-/** Row by row in float32 order, which is the plain kernel's. */
-static void c_dot_4bit_bf16(const dot_4bit_args *args) {
-    float table[16];
-    for (int i = 0; i < 16; i++) table[i] = bf16_to_f32(f32_to_bf16(args->q->table[i]));
+static void c_code_inputs(int16_t *dst, const float *src, int64_t n) {
+    float *scales = (float *)(dst + n);
+    for (int64_t first = 0; first < n; first += KERNEL_ARRANGED) {
+        const float *x = src + first;
+        float largest = 0, sick = 0; /* becomes not a number when an element is none */
+        for (int i = 0; i < KERNEL_ARRANGED; i++) {
+            largest = fmaxf(largest, fabsf(x[i]));
+            sick += x[i] * 0.0f;
+        }
+        const bool counts = sick == 0 && largest >= KERNEL_CODE_TINY;
+        const float factor = counts ? KERNEL_CODE_MAX / largest : 0;
+        for (int at = 0; at < KERNEL_ARRANGED; at++) {
+            const int from = 16 * (at / 32 + 4 * (at % 2)) + at % 32 / 2;
+            dst[first + at] = counts ? (int16_t)rintf(x[from] * factor) : 0;
+        }
+        *scales++ = sick != 0 ? sick : counts ? largest / KERNEL_CODE_MAX : 0;
+    }
+}
+
+static void c_dot_4bit_i16(const dot_4bit_args *args) {
+    int16_t table[16];
+    const float table_scale = quant_code_table(args->q->table, table);
     for (int64_t r = 0; r < args->n_w; r++) {
         const int64_t first = args->first + r * args->k;
         for (int64_t i = 0; i < args->n_x; i++) {
-            const uint16_t *x = (const uint16_t *)args->x + i * args->x_stride;
+            const int16_t *x = (const int16_t *)args->x + i * args->x_stride;
+            const float *scales = (const float *)(x + round_up(args->k, KERNEL_ARRANGED));
             float sum = 0;
             for (int64_t k = 0; k < args->k; k += 64) {
-                float row[KERNEL_ARRANGED], scale;
-                const uint16_t *in = x + k / KERNEL_ARRANGED * KERNEL_ARRANGED;
-                for (int at = 0; at < KERNEL_ARRANGED; at++)
-                    row[16 * (at / 32 + 4 * (at % 2)) + at % 32 / 2] = bf16_to_f32(in[at]);
+                float scale;
+                int64_t exact = 0;
+                for (int64_t e = k; e < k + 64; e++) {
+                    const uint8_t pair = args->codes[(first + e) / 2];
+                    const int64_t in = arranged(e) % KERNEL_ARRANGED, row = in / 16;
+                    const int64_t at = e / KERNEL_ARRANGED * KERNEL_ARRANGED + 32 * (row % 4) +
+                                       2 * (in % 16) + row / 4;
+                    exact += table[e % 2 ? pair & 15 : pair >> 4] * x[at];
+                }
                 quant_decode_absmax(args->q, (first + k) / args->q->block, 1, &scale);
-                sum += dot_unit(table, args->codes + (first + k) / 2, row, k % KERNEL_ARRANGED) *
-                       scale;
+                sum += (float)exact * (scale * scales[k / KERNEL_ARRANGED]);
             }
-            args->dst[i * args->dst_stride + r] = sum;
+            args->dst[i * args->dst_stride + r] = sum * table_scale;
         }
     }
 }

@@ -6,6 +6,7 @@
  *     i_set(x) i_add i_sub i_load(p) i_load_n(p, n bytes)    4 LANES bytes, the rest zero
  *     i_and i_xor  i_left7(v)                                7 bits, 32-bit lanes
  *     i_set16(x)  i_left16(v) i_right16(v) i_logical16(v)    8 bits, 16-bit lanes
+ *     i_pair16(low, high)     16 bits of each, 32-bit lanes
  *     i_madd(a, b)            pairs of 16-bit products, summed to 32 bits
  *     i_sum(v)                over the lanes
  *     i_store(p, v)           LANES integers
@@ -110,6 +111,29 @@ static void NAME(arrange_4bit)(float *dst, const float *src, int64_t n) {
             const int from = 8 * i + (j ^ 1);
             dst[16 * j + i] = from < n ? src[from] : 0;
         }
+}
+
+static void NAME(code_inputs)(int16_t *dst, const float *src, int64_t n) {
+    float *scales = (float *)(dst + n);
+    for (int64_t first = 0; first < n; first += KERNEL_ARRANGED, src += KERNEL_ARRANGED) {
+        vec largest = v_set(0), sick = v_set(0);
+        for (int i = 0; i < KERNEL_ARRANGED; i += LANES) {
+            largest = v_max(v_abs(v_load(src + i)), largest);
+            sick = v_add(sick, v_mul(v_load(src + i), v_set(0)));
+        }
+        const float most = v_maximum(largest), none = v_sum(sick);
+        const bool counts = none == 0 && most >= KERNEL_CODE_TINY;
+        const vec factor = v_set(counts ? KERNEL_CODE_MAX / most : 0);
+        for (int j = 0; j < 4; j++)
+            for (int i = 0; i < 16; i += LANES) {
+                const vec low = v_mul(v_load(src + 16 * j + i), factor);
+                const vec high = v_mul(v_load(src + 16 * (j + 4) + i), factor);
+                veci pairs = i_pair16(i_from_float(v_round(low)), i_from_float(v_round(high)));
+                if (!counts) pairs = i_set(0);
+                i_store((int32_t *)(dst + first) + 16 * j + i, pairs);
+            }
+        *scales++ = none != 0 ? none : counts ? most / KERNEL_CODE_MAX : 0;
+    }
 }
 
 /* ---------------------------------------------------------------- int8 */

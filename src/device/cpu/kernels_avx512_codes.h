@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Products from 4-bit codes with vdpbf16ps; a part of kernels_avx512bf16.c.
+ * Products from 4-bit codes with vpdpwssd: 16-bit tables and activations, exact sums of a unit.
+ * A part of the levels from VNNI on; those with VBMI decode scales in vectors.
  */
-#ifndef LLAVA_KERNELS_AVX512BF16_QUANT_H
-#define LLAVA_KERNELS_AVX512BF16_QUANT_H
+#ifndef LLAVA_KERNELS_AVX512_CODES_H
+#define LLAVA_KERNELS_AVX512_CODES_H
 
+#define CODES_ROWS 4 /* activation rows taken together */
+
+#ifdef __AVX512VBMI__
 #define HAS_DECODE_SCALES
 
 /** The map's four bytes apart: vpermi2b looks up 128 of each. */
@@ -57,21 +61,25 @@ V void decode_scales(const scale_table *t, const uint8_t *codes, int64_t n, floa
     }
 }
 
+#endif
+
 #include "device/cpu/kernels_scales.h"
 
-/** The table in both halves: vpermw looks at 5 bits of an index, of which 4 are the code. */
-V __m512i load_table(const float table[16]) {
-    uint16_t halves[32];
-    for (int i = 0; i < 32; i++) halves[i] = f32_to_bf16(table[i % 16]);
-    return _mm512_loadu_si512(halves);
+/** The coded table in both halves: vpermw looks at 5 bits of an index, of which 4 are the code. */
+V __m512i load_table(const float table[16], float *scale) {
+    int16_t codes[16], both[32];
+    *scale = quant_code_table(table, codes);
+    for (int i = 0; i < 32; i++) both[i] = codes[i % 16];
+    return _mm512_loadu_si512(both);
 }
 
-/** Units of 128 weights of nw rows: sums times their blocks' scales, added to sum. */
-V void add_units(__m512 sum[2][ROWS_MAX], const uint16_t *x, int64_t stride, const __m512i codes[2],
-                 const float *const scales[2], __m512i table, const int nw, const int nx) {
+/** Units of 128 weights of nw rows: sums times their scales, added to sum. */
+V void add_units(__m512 sum[2][CODES_ROWS], const int16_t *x, const float *x_scales, int64_t stride,
+                 const __m512i codes[2], const float *const scales[2], __m512i table, const int nw,
+                 const int nx) {
     /* lanes 0 to 7 belong to the unit's first block */
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    __m512 u[2][ROWS_MAX];
+    __m512i u[2][CODES_ROWS];
     UNROLL for (int j = 0; j < 4; j++) {
         __m512i w[2];
         UNROLL for (int r = 0; r < nw; r++) {
@@ -82,7 +90,7 @@ V void add_units(__m512 sum[2][ROWS_MAX], const uint16_t *x, int64_t stride, con
             __m512i in = _mm512_loadu_si512(x + i * stride + 32 * j);
             __asm__("" : "+v"(in)); /* loaded once for both rows */
             UNROLL for (int r = 0; r < nw; r++) {
-                u[r][i] = dot_pairs(j ? u[r][i] : _mm512_setzero_ps(), w[r], in);
+                u[r][i] = _mm512_dpwssd_epi32(j ? u[r][i] : _mm512_setzero_si512(), w[r], in);
             }
         }
     }
@@ -90,7 +98,11 @@ V void add_units(__m512 sum[2][ROWS_MAX], const uint16_t *x, int64_t stride, con
         const __m128d two = _mm_load_sd((const double *)scales[r]);
         const __m512 both = _mm512_castpd_ps(_mm512_castpd128_pd512(two));
         const __m512 scale = _mm512_permutexvar_ps(spread, both);
-        UNROLL for (int i = 0; i < nx; i++) sum[r][i] = _mm512_fmadd_ps(u[r][i], scale, sum[r][i]);
+        UNROLL for (int i = 0; i < nx; i++) {
+            const float *own = (const float *)((const uint8_t *)x_scales + 2 * i * stride);
+            const __m512 all = _mm512_mul_ps(scale, _mm512_set1_ps(*own));
+            sum[r][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(u[r][i]), all, sum[r][i]);
+        }
     }
 }
 
@@ -103,6 +115,7 @@ typedef struct code_row {
 typedef struct code_product {
     const dot_4bit_args *args;
     __m512i table;
+    float table_scale;
     scale_table map;
     scale_stream scales[2];
 } code_product;
@@ -111,9 +124,10 @@ typedef struct code_product {
 V void tile_4bit(code_product *p, const code_row rows[2], int64_t i, const int nw, const int nx) {
     const dot_4bit_args *args = p->args;
     const int64_t blocks = args->k / 64, stride = args->x_stride;
-    const uint16_t *x = (const uint16_t *)args->x + i * stride;
+    const int16_t *x = (const int16_t *)args->x + i * stride;
+    const float *x_scales = (const float *)(x + round_up(args->k, KERNEL_ARRANGED));
     const __m512i table = p->table;
-    __m512 sum[2][ROWS_MAX];
+    __m512 sum[2][CODES_ROWS];
     UNROLL for (int r = 0; r < nw; r++) {
         UNROLL for (int j = 0; j < nx; j++) sum[r][j] = _mm512_setzero_ps();
     }
@@ -126,13 +140,14 @@ V void tile_4bit(code_product *p, const code_row rows[2], int64_t i, const int n
             at[r] = rows[r].codes + b * 32;
             scales[r] = scale_stream_at(&p->scales[r], args->q, &p->map, rows[r].block + b, n);
         }
-        const uint16_t *in = x + 64 * b;
-        for (int64_t unit = 0; unit < n / 2; unit++, in += KERNEL_ARRANGED) {
+        const int16_t *in = x + 64 * b;
+        const float *in_scales = x_scales + b / 2;
+        for (int64_t unit = 0; unit < n / 2; unit++, in += KERNEL_ARRANGED, in_scales++) {
             UNROLL for (int r = 0; r < nw; r++) {
                 __builtin_prefetch(at[r] + PREFETCH_AHEAD, 0, 2);
                 codes[r] = _mm512_loadu_si512(at[r]);
             }
-            add_units(sum, in, stride, codes, scales, table, nw, nx);
+            add_units(sum, in, in_scales, stride, codes, scales, table, nw, nx);
             UNROLL for (int r = 0; r < nw; r++) {
                 at[r] += 64;
                 scales[r] += 2;
@@ -146,11 +161,12 @@ V void tile_4bit(code_product *p, const code_row rows[2], int64_t i, const int n
             last[r][0] = *scales[r];
             last[r][1] = 0;
         }
-        add_units(sum, in, stride, codes, half, table, nw, nx);
+        add_units(sum, in, in_scales, stride, codes, half, table, nw, nx);
     }
     UNROLL for (int r = 0; r < nw; r++) {
         UNROLL for (int j = 0; j < nx; j++) {
-            rows[r].dst[(i + j) * args->dst_stride] = _mm512_reduce_add_ps(sum[r][j]);
+            const float all = _mm512_reduce_add_ps(sum[r][j]);
+            rows[r].dst[(i + j) * args->dst_stride] = all * p->table_scale;
         }
     }
 }
@@ -173,8 +189,9 @@ V void rows_4bit(code_product *p, int64_t row, int64_t apart, const int nw) {
     }
 }
 
-static void bf16_dot_4bit(const dot_4bit_args *args) {
-    code_product p = {.args = args, .table = load_table(args->q->table)};
+static void codes_dot_4bit_i16(const dot_4bit_args *args) {
+    code_product p = {.args = args};
+    p.table = load_table(args->q->table, &p.table_scale);
     if (!args->q->absmax) scale_table_load(&p.map, args->q);
     for (int r = 0; r < 2; r++) {
         p.scales[r].n = 0;
