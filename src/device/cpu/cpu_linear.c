@@ -293,9 +293,10 @@ static bool rounds_inputs(const linear_args *args) {
 /** Blocks of whole 64 elements that begin with each row. */
 static bool rows_begin_blocks(const weight *w) { return w->n_cols % w->quant->block == 0; }
 
-/** 14 bits of activations are more than the rounding of a decoded weight to 16 bits leaves. */
+/** Where decoded weights are recorded to be rounded to 16 bits, activations may be coded in 14. */
 static bool codes_inputs(const kernels *k, const weight *w) {
-    return k->native_codes && w->quant->stored != LLAVA_DTYPE_F32;
+    const llava_dtype stored = w->quant->stored;
+    return k->native_codes && (stored == LLAVA_DTYPE_F16 || stored == LLAVA_DTYPE_BF16);
 }
 
 static product_kind choose_kind(const kernels *k, const linear_args *args) {
