@@ -472,12 +472,12 @@ static void check_gemm_bf16(void) {
 
 typedef void (*dot_kernel)(const dot_args *args);
 
-static void check_dot(const char *name, dot_kernel kernel, llava_dtype dtype, llava_dtype x_dtype) {
+static void check_dot(const char *name, dot_kernel kernel, llava_dtype dtype) {
     for (int turn = 0; turn < 200; turn++) {
         const int64_t n_w = random_below(12), n_x = random_below(12), k = random_below(200);
         const int64_t x_stride = k + random_below(3), dst_stride = n_w + random_below(3);
         weight w = random_weight(dtype, n_w + 1, k, 1, 1);
-        weight x = random_weight(x_dtype, n_x + 1, x_stride, 4, 1);
+        weight x = random_weight(LLAVA_DTYPE_F32, n_x + 1, x_stride, 4, 1);
         guarded dst = guarded_new(n_x * dst_stride, 1);
         const dot_args args = {.dst = dst.data,
                                .w = w.data,
@@ -501,18 +501,9 @@ static void check_dot(const char *name, dot_kernel kernel, llava_dtype dtype, ll
         weight_free(&x, 4);
     }
 }
-static void check_dot_f32(void) {
-    check_dot("dot_f32", level.dot_f32, LLAVA_DTYPE_F32, LLAVA_DTYPE_F32);
-}
-static void check_dot_f16(void) {
-    check_dot("dot_f16", level.dot_f16, LLAVA_DTYPE_F16, LLAVA_DTYPE_F32);
-}
-static void check_dot_bf16(void) {
-    check_dot("dot_bf16", level.dot_bf16, LLAVA_DTYPE_BF16, LLAVA_DTYPE_F32);
-}
-static void check_dot_bf16_bf16(void) {
-    check_dot("dot_bf16_bf16", level.dot_bf16_bf16, LLAVA_DTYPE_BF16, LLAVA_DTYPE_BF16);
-}
+static void check_dot_f32(void) { check_dot("dot_f32", level.dot_f32, LLAVA_DTYPE_F32); }
+static void check_dot_f16(void) { check_dot("dot_f16", level.dot_f16, LLAVA_DTYPE_F16); }
+static void check_dot_bf16(void) { check_dot("dot_bf16", level.dot_bf16, LLAVA_DTYPE_BF16); }
 
 #include "check_quant_kernels.h"
 

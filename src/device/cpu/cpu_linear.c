@@ -231,8 +231,8 @@ static void dot_task(void *user, int64_t index) {
         case PRODUCT_4BIT_I16:
         case PRODUCT_F32: job->k->dot_f32(&dot); break;
         case PRODUCT_F16: job->k->dot_f16(&dot); break;
+        case PRODUCT_BF16_BF16: /* panels only */
         case PRODUCT_BF16: job->k->dot_bf16(&dot); break;
-        case PRODUCT_BF16_BF16: job->k->dot_bf16_bf16(&dot); break;
         }
         finish(job, c, DOT_CHUNK, row, dot.n_x, column, n);
     }

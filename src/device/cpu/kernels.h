@@ -51,8 +51,8 @@ typedef struct pack_args {
     int64_t n, k, ld;
 } pack_args;
 
-/** dst[i * dst_stride + r] = dot(w row r, x row i). x is float, in dot_bf16_bf16 bfloat16.
- *  Weight rows are contiguous; x rows are x_stride elements apart. */
+/** dst[i * dst_stride + r] = dot(w row r, x row i). Weight rows are contiguous; x rows are float,
+ *  x_stride elements apart. */
 typedef struct dot_args {
     float *dst;
     const void *w;

@@ -6,7 +6,8 @@
 #ifndef LLAVA_KERNELS_AVX512_CODES_H
 #define LLAVA_KERNELS_AVX512_CODES_H
 
-#define CODES_ROWS 4 /* activation rows taken together */
+#define CODES_ROWS  4    /* activation rows taken together */
+#define CODES_AHEAD 4096 /* bytes */
 
 #ifdef __AVX512VBMI__
 #define HAS_DECODE_SCALES
@@ -144,7 +145,7 @@ V void tile_4bit(code_product *p, const code_row rows[2], int64_t i, const int n
         const float *in_scales = x_scales + b / 2;
         for (int64_t unit = 0; unit < n / 2; unit++, in += KERNEL_ARRANGED, in_scales++) {
             UNROLL for (int r = 0; r < nw; r++) {
-                __builtin_prefetch(at[r] + PREFETCH_AHEAD, 0, 2);
+                __builtin_prefetch(at[r] + CODES_AHEAD, 0, 2);
                 codes[r] = _mm512_loadu_si512(at[r]);
             }
             add_units(sum, in, in_scales, stride, codes, scales, table, nw, nx);

@@ -142,86 +142,7 @@ static void bf16_pair_rows(uint16_t *dst, const uint16_t *a, const uint16_t *b, 
     }
 }
 
-/* ---------------------------------------------------------------- DOT */
-
-#define PREFETCH_AHEAD 4096 /* bytes */
-#define ROWS_MAX       4    /* activation rows taken together */
-#define STREAMS        2    /* weight rows taken together */
-
-V __mmask32 first_halves(int64_t n) { return n >= 32 ? 0xffffffffu : (1u << n) - 1; }
-
-/** Weight rows w[0 .. nw) times x rows [0 .. nx). Vectors of k alternate between two sums. */
-V void tile_dot(const uint8_t *const w[STREAMS], const uint16_t *x, const dot_args *args,
-                float *const dst[STREAMS], const int nw, const int nx) {
-    const int64_t k = args->k, stride = args->x_stride;
-    __m512 even[STREAMS][ROWS_MAX], odd[STREAMS][ROWS_MAX];
-    UNROLL for (int r = 0; r < nw; r++) {
-        UNROLL for (int i = 0; i < nx; i++) even[r][i] = odd[r][i] = _mm512_setzero_ps();
-    }
-    int64_t p = 0;
-    for (; p + 64 <= k; p += 64) {
-        __m512i w0[STREAMS], w1[STREAMS];
-        UNROLL for (int r = 0; r < nw; r++) {
-            __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD);
-            __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD + 64);
-            w0[r] = _mm512_loadu_si512(w[r] + 2 * p);
-            w1[r] = _mm512_loadu_si512(w[r] + 2 * p + 64);
-        }
-        UNROLL for (int i = 0; i < nx; i++) {
-            const __m512i x0 = _mm512_loadu_si512(x + i * stride + p);
-            const __m512i x1 = _mm512_loadu_si512(x + i * stride + p + 32);
-            UNROLL for (int r = 0; r < nw; r++) {
-                even[r][i] = dot_pairs(even[r][i], w0[r], x0);
-                odd[r][i] = dot_pairs(odd[r][i], w1[r], x1);
-            }
-        }
-    }
-    for (bool first = true; p < k; p += 32, first = false) {
-        const __mmask32 mask = first_halves(k - p);
-        UNROLL for (int r = 0; r < nw; r++) {
-            const __m512i v = _mm512_maskz_loadu_epi16(mask, w[r] + 2 * p);
-            UNROLL for (int i = 0; i < nx; i++) {
-                const __m512i xv = _mm512_maskz_loadu_epi16(mask, x + i * stride + p);
-                if (first)
-                    even[r][i] = dot_pairs(even[r][i], v, xv);
-                else
-                    odd[r][i] = dot_pairs(odd[r][i], v, xv);
-            }
-        }
-    }
-    UNROLL for (int r = 0; r < nw; r++) {
-        UNROLL for (int i = 0; i < nx; i++) {
-            const __m512 sum = _mm512_add_ps(even[r][i], odd[r][i]);
-            dst[r][i * args->dst_stride] = _mm512_reduce_add_ps(sum);
-        }
-    }
-}
-
-V void dot_rows(const dot_args *args, int64_t r, int64_t apart, const int nw) {
-    const uint8_t *w[STREAMS];
-    float *dst[STREAMS];
-    UNROLL for (int s = 0; s < nw; s++) {
-        w[s] = (const uint8_t *)args->w + (r + s * apart) * args->k * 2;
-        dst[s] = args->dst + r + s * apart;
-    }
-    for (int64_t i = 0, n; i < args->n_x; i += n) {
-        const uint16_t *x = (const uint16_t *)args->x + i * args->x_stride;
-        const int64_t left = args->n_x - i;
-        n = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        switch (n) {
-        case 4: tile_dot(w, x, args, dst, nw, 4); break;
-        case 2: tile_dot(w, x, args, dst, nw, 2); break;
-        default: tile_dot(w, x, args, dst, nw, 1); break;
-        }
-        UNROLL for (int s = 0; s < nw; s++) dst[s] += n * args->dst_stride;
-    }
-}
-
-static void bf16_dot_bf16_bf16(const dot_args *args) {
-    const int64_t apart = args->n_w / STREAMS; /* few, long streams */
-    for (int64_t r = 0; r < apart; r++) dot_rows(args, r, apart, STREAMS);
-    for (int64_t r = STREAMS * apart; r < args->n_w; r++) dot_rows(args, r, 0, 1);
-}
+/* ---------------------------------------------------------------- 4 bit */
 
 #include "device/cpu/kernels_avx512_codes.h"
 
@@ -229,7 +150,6 @@ void kernels_fill_avx512bf16(kernels *table) {
     table->native_bf16 = true;
     table->dot_4bit_i16 = codes_dot_4bit_i16;
     table->gemm_bf16 = bf16_gemm_bf16;
-    table->dot_bf16_bf16 = bf16_dot_bf16_bf16;
     table->pair_rows = bf16_pair_rows;
     table->narrow_bf16 = bf16_narrow_bf16;
 }

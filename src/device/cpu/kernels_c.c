@@ -95,14 +95,13 @@ static float sum_lanes(const float lane[LANES]) {
            ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-#define DOT(name, size, load, x_type, x_load)                                                      \
-    static float name##_one(const uint8_t *w, const x_type *x, int64_t k) {                        \
+#define DOT(name, size, load)                                                                      \
+    static float name##_one(const uint8_t *w, const float *x, int64_t k) {                         \
         float lane[LANES] = {0};                                                                   \
         int64_t i = 0;                                                                             \
         for (; i + LANES <= k; i += LANES)                                                         \
-            for (int64_t l = 0; l < LANES; l++)                                                    \
-                lane[l] += load(w + (i + l) * (size)) * x_load(x[i + l]);                          \
-        for (; i < k; i++) lane[i % LANES] += load(w + i * (size)) * x_load(x[i]);                 \
+            for (int64_t l = 0; l < LANES; l++) lane[l] += load(w + (i + l) * (size)) * x[i + l];  \
+        for (; i < k; i++) lane[i % LANES] += load(w + i * (size)) * x[i];                         \
         return sum_lanes(lane);                                                                    \
     }                                                                                              \
     static void c_##name(const dot_args *args) {                                                   \
@@ -110,13 +109,12 @@ static float sum_lanes(const float lane[LANES]) {
             const uint8_t *w = (const uint8_t *)args->w + r * args->k * (size);                    \
             for (int64_t i = 0; i < args->n_x; i++)                                                \
                 args->dst[i * args->dst_stride + r] =                                              \
-                    name##_one(w, (const x_type *)args->x + i * args->x_stride, args->k);          \
+                    name##_one(w, (const float *)args->x + i * args->x_stride, args->k);           \
         }                                                                                          \
     }
-DOT(dot_f32, 4, load_f32, float, )
-DOT(dot_f16, 2, load_f16, float, )
-DOT(dot_bf16, 2, load_bf16, float, )
-DOT(dot_bf16_bf16, 2, load_bf16, uint16_t, bf16_to_f32)
+DOT(dot_f32, 4, load_f32)
+DOT(dot_f16, 2, load_f16)
+DOT(dot_bf16, 2, load_bf16)
 
 static void c_epilogue(const epilogue_args *args) {
     for (int64_t i = 0; i < args->m; i++) {
