@@ -91,8 +91,7 @@ static llava_status cast_one(llava_model *model, weight *w, const char *name, ui
     return LLAVA_OK;
 }
 
-/** Stored bytes that a new weight took the place of need not stay resident. */
-static void forget_stored(const llava_model *model, const void *stored, size_t n_bytes) {
+void forget_stored(const llava_model *model, const void *stored, size_t n_bytes) {
     for (size_t i = 0; i < LLAVA_COUNT(model->files); i++)
         if (model->files[i]) checkpoint_forget(model->files[i], stored, n_bytes);
     for (size_t i = 0; model->overlay && i < LLAVA_COUNT(model->overlay->files); i++)
@@ -108,8 +107,7 @@ static void forget_adapter(const llava_model *model, const lora_module *l) {
 /** Where rows are merged in float32 before they are rounded: one piece for all weights, since
  * pieces of many sizes that come and go between the finished weights would leave holes. */
 static llava_status merge_memory(llava_model *model, const binder *b,
-                                 const quant_settings *settings, float **memory,
-                                 llava_error *err) {
+                                 const quant_settings *settings, float **memory, llava_error *err) {
     size_t largest = 0;
     *memory = NULL;
     if (model->compute == LLAVA_DTYPE_F32) return LLAVA_OK; /* the sums are the weights */

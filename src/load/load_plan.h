@@ -85,6 +85,8 @@ llava_status own_weight(llava_model *model, void *memory, size_t n_bytes, llava_
 /** Merges an adapter's change into a weight in float32; the result is float32. */
 llava_status merge_lora(const llava_model *model, const bind_entry *e, float *merged,
                         llava_error *err);
+/** Stored bytes that a new weight took the place of need not stay resident. */
+void forget_stored(const llava_model *model, const void *stored, size_t n_bytes);
 /** Casts or quantizes what has to be into memory of the device; progress by bytes. settings may be
  *  NULL. */
 llava_status cast_weights(llava_model *model, const binder *b, const quant_settings *settings,

@@ -170,7 +170,6 @@ llava_status quantize_weight(llava_model *model, const binder *b, const quant_se
         model->dev->ops->release(model->dev, work.memory);
     free(work.merged);
     if (is_temporary(&work)) free(work.absmax);
-    for (size_t i = 0; i < LLAVA_COUNT(model->files); i++)
-        if (model->files[i]) checkpoint_forget(model->files[i], stored, stored_bytes);
+    forget_stored(model, stored, stored_bytes);
     return status;
 }
