@@ -96,8 +96,8 @@ V void add_units(__m512 sum[2][CODES_ROWS], const int16_t *x, const float *x_sca
         }
     }
     UNROLL for (int r = 0; r < nw; r++) {
-        const __m128d two = _mm_load_sd((const double *)scales[r]);
-        const __m512 both = _mm512_castpd_ps(_mm512_castpd128_pd512(two));
+        const __m128i two = _mm_loadl_epi64((const __m128i *)scales[r]);
+        const __m512 both = _mm512_castps128_ps512(_mm_castsi128_ps(two));
         const __m512 scale = _mm512_permutexvar_ps(spread, both);
         UNROLL for (int i = 0; i < nx; i++) {
             const float *own = (const float *)((const uint8_t *)x_scales + 2 * i * stride);

@@ -108,8 +108,8 @@ V void add_units(vec sum[2][X_ROWS_4BIT], const float *x, int64_t stride, const 
         }
     }
     UNROLL for (int r = 0; r < nw; r++) {
-        const __m512 two =
-            _mm512_castpd_ps(_mm512_castpd128_pd512(_mm_load_sd((const double *)scales[r])));
+        const __m128i pair = _mm_loadl_epi64((const __m128i *)scales[r]);
+        const __m512 two = _mm512_castps128_ps512(_mm_castsi128_ps(pair));
         const vec scale = _mm512_permutexvar_ps(spread, two);
         UNROLL for (int i = 0; i < nx; i++) sum[r][i] = v_fma(u[r][i], scale, sum[r][i]);
     }
