@@ -44,7 +44,7 @@ const cli_command cli_commands[] = {
      "Runs a recorded call of the reference and compares every stage with what was recorded: one\n"
      "line per stage, then what the record holds that was not compared. Fails if a stage does.",
      "llava verify traces/tiny-qwen2/prompt.json", 1, SIZE_MAX, cmd_verify},
-    {CMD_CONVERT, "convert", "MODEL OUTPUT [OPTIONS]", "write a checkpoint back, merged and cast",
+    {CMD_CONVERT, "convert", "MODEL OUTPUT [OPTIONS]", "write it back merged, cast, quantized",
      "Writes what the options describe - adapter merged into --model-base, tower inside, cast to\n"
      "--torch-dtype (default: as stored) - to the new directory OUTPUT, in the original layout.",
      "llava convert llava-lora merged --model-base vicuna-7b --torch-dtype bfloat16", 2, 2,

@@ -4,11 +4,14 @@
 
     convert_roundtrip.py original --llava BUILD/cli/llava --reference DIR --llava-next CHECKOUT
     convert_roundtrip.py hf       --llava BUILD/cli/llava --reference DIR
+    convert_roundtrip.py quant    --llava BUILD/cli/llava --reference DIR
 
 original: every checkpoint of models/ and every adapter and projector of formats/adapters, through
 LLaVA-NeXT's own load_pretrained_model (transformers 4.40). hf: formats/hf/v*/, through transformers'
 own classes. Tensors are compared bit for bit - merged ones with the recorded merge - and logits with
-those of the checkpoint that was converted. tools/convert_roundtrip.sh makes the environments.
+those of the checkpoint that was converted. quant: quant/models/llama-f16 under load_4bit and
+load_8bit, through transformers with bitsandbytes, whose modules are compared bit for bit with those of
+the checkpoint that transformers saved. tools/convert_roundtrip.sh makes the environments.
 """
 import argparse
 import contextlib
@@ -252,6 +255,39 @@ def run_hf(args):
     return score.close()
 
 
+QUANTIZED = {"llama-nf4-double": ["--load-4bit"],
+             "llama-nf4": ["--load-4bit", "--quantization-config",
+                           '{"bnb_4bit_use_double_quant": false}'],
+             "llama-int8": ["--load-8bit"]}
+
+
+def roundtrip_quantized(args, name, folder):
+    import transformers
+    out = os.path.join(folder, name)
+    problem = convert(args, "quant/models/llama-f16", out, *QUANTIZED[name])
+    if problem:
+        return problem, ""
+    found, expected = (
+        transformers.AutoModelForCausalLM.from_pretrained(path).state_dict()
+        for path in (out, "quant/models/" + name))
+    # bitsandbytes' library for CPUs puts -1 into the first entry of that table
+    same, other, worst, missing = compare_states(found, expected, ["nested_quant_map", "quant_state"])
+    if other or missing:
+        return "%d tensors differ (%.1e), missing %s" % (other, worst, missing[:3]), ""
+    return None, "%3d tensors the same bits" % same
+
+
+def run_quantized(args):
+    import bitsandbytes
+    import transformers
+    score = Score("quant/models with transformers %s, bitsandbytes %s" %
+                  (transformers.__version__, bitsandbytes.__version__))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        for name in QUANTIZED:
+            score.add(name, *attempt(roundtrip_quantized, args, name, folder))
+    return score.close()
+
+
 def attempt(function, *arguments):
     try:
         return function(*arguments)
@@ -262,7 +298,7 @@ def attempt(function, *arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("layout", choices=["original", "hf"])
+    parser.add_argument("layout", choices=["original", "hf", "quant"])
     parser.add_argument("--llava", required=True, help="the command line tool")
     parser.add_argument("--reference", required=True, help="the recorded reference data")
     parser.add_argument("--llava-next", help="a checkout of LLaVA-NeXT")
@@ -276,7 +312,8 @@ def main():
     os.chdir(args.reference)
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     torch.set_num_threads(1)
-    return 1 if (run_original if args.layout == "original" else run_hf)(args) else 0
+    run = {"original": run_original, "hf": run_hf, "quant": run_quantized}[args.layout]
+    return 1 if run(args) else 0
 
 
 if __name__ == "__main__":

@@ -19,10 +19,15 @@ if [ ! -x "$python" ]; then
         huggingface_hub==0.22.2 pillow==10.3.0 sentencepiece protobuf einops timm requests
     "$python" -m pip install --quiet --no-deps --target "$folder/hf" transformers==4.45.2 \
         tokenizers==0.20.3 huggingface_hub==0.25.2
+    "$python" -m pip install --quiet --no-deps --target "$folder/quant" transformers==4.57.6 \
+        tokenizers==0.22.1 huggingface_hub==0.35.3 hf-xet accelerate==1.10.1 safetensors==0.6.2 \
+        bitsandbytes==0.49.2
 fi
 status=0
 "$python" -W ignore "$here/convert_roundtrip.py" original --llava "$llava" \
     --reference "$reference" --llava-next "$next" || status=1
 PYTHONPATH=$folder/hf "$python" -W ignore "$here/convert_roundtrip.py" hf --llava "$llava" \
+    --reference "$reference" || status=1
+PYTHONPATH=$folder/quant "$python" -W ignore "$here/convert_roundtrip.py" quant --llava "$llava" \
     --reference "$reference" || status=1
 exit $status

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Writing safetensors files: the header first, then the data of each tensor in turn.
+ * Writing safetensors files: the header first, then the data of each tensor, in any order.
  */
 #ifndef LLAVA_SAFETENSORS_WRITE_H
 #define LLAVA_SAFETENSORS_WRITE_H
@@ -19,13 +19,21 @@ typedef struct planned_tensor {
 typedef struct safetensors_writer {
     FILE *file;
     const char *path;
+    uint64_t data_start;        /* in the file; a multiple of SAFETENSORS_ALIGNMENT */
+    uint64_t *offsets;          /* of each tensor in the data area */
     uint64_t expected, written; /* bytes of the data area */
 } safetensors_writer;
 
-/** Creates the file with its header; the data area begins on a multiple of 64. */
+#define SAFETENSORS_ALIGNMENT 64
+
+/** Creates the file with its header. The data area has no holes, as the format wants it; a tensor
+ *  begins on a multiple of SAFETENSORS_ALIGNMENT when its size is one, and of its element in any
+ *  case, so that a mapped file can be used where it lies. */
 llava_status safetensors_create(safetensors_writer *w, const char *path,
                                 const planned_tensor *tensors, size_t count, llava_error *err);
-/** Appends to the data area, in the order of the tensors. */
+/** Goes to the data of tensor `index`. */
+llava_status safetensors_begin(safetensors_writer *w, size_t index, llava_error *err);
+/** Appends to the tensor's data. */
 llava_status safetensors_append(safetensors_writer *w, const void *data, size_t n_bytes,
                                 llava_error *err);
 /** Flushes to disk and closes; an error unless every announced byte was written. */

@@ -164,8 +164,12 @@ static llava_status cast_mapped(llava_model *model, const bind_entry *e, uint64_
 static llava_status convert_one(llava_model *model, const binder *b, const quant_settings *settings,
                                 size_t i, float *memory, uint64_t *overflows, llava_error *err) {
     const bind_entry *e = &b->entries[i];
-    if (settings && quant_applies(settings, b, e))
-        return quantize_weight(model, b, settings, i, err);
+    if (settings && quant_applies(settings, b, e)) {
+        void *made;
+        size_t n_bytes;
+        LLAVA_TRY(quantize_weight(model, b, settings, i, &made, &n_bytes, err));
+        return own_weight(model, made, n_bytes, err);
+    }
     if (e->dst->quant) return LLAVA_OK;
     if (e->lora) return merge_one(model, e, memory, overflows, err);
     if (cast_target(model->compute, e->dst->dtype) == e->dst->dtype) return LLAVA_OK;

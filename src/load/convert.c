@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A checkpoint as loading sees it - adapter merged, tower inside, one type - written back in the
- * original layout, one tensor in memory at a time.
+ * A checkpoint as loading sees it - adapter merged, tower inside, one type, quantized where that is
+ * asked for - written back in the original layout, one matrix in memory at a time.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "checkpoint/safetensors_write.h"
-#include "load_plan.h"
+#include "convert_quant.h"
 
 #define SHARD_BYTES ((uint64_t)5 << 30) /* transformers' default */
 
-/** One tensor of the output: an entry, or MPT's three row ranges of one matrix. */
+/** One matrix of the output: an entry, or MPT's three row ranges. Plain it is one tensor. */
 typedef struct output {
     size_t first, n_entries; /* of plan->bind.entries */
-    planned_tensor plan;
+    planned_tensor tensors[QUANT_TENSORS];
+    size_t n_tensors;
     int64_t pad_rows; /* zero rows behind: a head shorter than its embedding */
+    bool quantized;
+    quant_output quant;
 } output;
 
 typedef struct converter {
@@ -41,20 +43,41 @@ static bool is_same_tensor(const bind_entry *a, const bind_entry *b) {
     return a->group == b->group && a->n_rows > 0 && strcmp(a->suffix, b->suffix) == 0;
 }
 
+static uint64_t output_bytes(const output *o) {
+    uint64_t n_bytes = 0;
+    for (size_t i = 0; i < o->n_tensors; i++) {
+        const tensor *t = &o->tensors[i].t;
+        n_bytes += (uint64_t)tensor_count(t) * dtype_size(t->dtype);
+    }
+    return n_bytes;
+}
+
+static void plan_plain(const converter *c, output *o, const bind_entry *e, const char *name) {
+    planned_tensor *plan = &o->tensors[0];
+    const decoder_weights *d = &c->plan->model->decoder;
+    *plan = (planned_tensor){.name = name, .t = e->found->t};
+    plan->t.dtype = output_dtype(c, e);
+    o->n_tensors = 1;
+    if (e->dst == &d->head && d->head.n_rows < d->embed.n_rows) {
+        o->pad_rows = d->embed.n_rows - d->head.n_rows;
+        plan->t.shape[0] = d->embed.n_rows;
+    }
+}
+
 static llava_status plan_output(converter *c, size_t index, size_t n_entries) {
     const binder *b = &c->plan->bind;
     const bind_entry *e = &b->entries[index];
     output *o = &c->outputs[c->n_outputs++];
-    *o = (output){.first = index, .n_entries = n_entries, .plan = {.t = e->found->t}};
-    o->plan.t.dtype = output_dtype(c, e);
-    o->plan.name = arena_printf(c->memory, "%s%s", b->canonical[e->group], e->suffix);
-    if (!o->plan.name) return llava_fail_memory(c->err, 0, "a name");
-    const decoder_weights *d = &c->plan->model->decoder;
-    if (e->dst == &d->head && d->head.n_rows < d->embed.n_rows) {
-        o->pad_rows = d->embed.n_rows - d->head.n_rows;
-        o->plan.t.shape[0] = d->embed.n_rows;
-    }
-    c->total += (uint64_t)tensor_count(&o->plan.t) * dtype_size(o->plan.t.dtype);
+    *o = (output){.first = index, .n_entries = n_entries};
+    const char *name = arena_printf(c->memory, "%s%s", b->canonical[e->group], e->suffix);
+    if (!name) return llava_fail_memory(c->err, 0, "a name");
+    o->quantized = quant_output_of(c->plan, index, n_entries, &o->quant);
+    if (o->quantized)
+        o->n_tensors = quant_output_plan(c->memory, &o->quant, name, o->tensors);
+    else
+        plan_plain(c, o, e, name);
+    if (o->n_tensors == 0) return llava_fail_memory(c->err, 0, "a name");
+    c->total += output_bytes(o);
     return LLAVA_OK;
 }
 
@@ -111,18 +134,41 @@ static llava_status write_zeros(converter *c, safetensors_writer *w, size_t n_by
     return LLAVA_OK;
 }
 
-static llava_status write_output(converter *c, safetensors_writer *w, const output *o) {
-    const llava_load_options *options = c->plan->options;
-    const llava_dtype to = o->plan.t.dtype;
+static llava_status write_plain(converter *c, safetensors_writer *w, size_t index,
+                                const output *o) {
+    const llava_dtype to = o->tensors[0].t.dtype;
+    LLAVA_TRY(safetensors_begin(w, index, c->err));
     for (size_t i = 0; i < o->n_entries; i++)
         LLAVA_TRY(write_entry(c, w, &c->plan->bind.entries[o->first + i], to));
     const size_t row_bytes = (size_t)c->plan->bind.entries[o->first].dst->n_cols * dtype_size(to);
-    LLAVA_TRY(write_zeros(c, w, (size_t)o->pad_rows * row_bytes));
-    c->done += (uint64_t)tensor_count(&o->plan.t) * dtype_size(to);
+    return write_zeros(c, w, (size_t)o->pad_rows * row_bytes);
+}
+
+/** Codes a file holds are written as they are; others are made for the time of writing. */
+static llava_status write_quantized(converter *c, safetensors_writer *w, size_t index,
+                                    const output *o) {
+    load_plan *plan = c->plan;
+    llava_model *model = plan->model;
+    weight *codes = plan->bind.entries[o->first].dst;
+    if (codes->quant) return quant_output_write(w, index, &o->quant, codes, c->err);
+    void *made;
+    size_t n_bytes;
+    LLAVA_TRY(
+        quantize_weight(model, &plan->bind, &plan->quantize, o->first, &made, &n_bytes, c->err));
+    const llava_status status = quant_output_write(w, index, &o->quant, codes, c->err);
+    model->dev->ops->release(model->dev, made);
+    return status;
+}
+
+static llava_status write_output(converter *c, safetensors_writer *w, size_t index,
+                                 const output *o) {
+    const llava_load_options *options = c->plan->options;
+    LLAVA_TRY(o->quantized ? write_quantized(c, w, index, o) : write_plain(c, w, index, o));
+    c->done += output_bytes(o);
     if (options->progress &&
-        !options->progress(options->progress_user, c->done, c->total, o->plan.name))
+        !options->progress(options->progress_user, c->done, c->total, o->tensors[0].name))
         return llava_fail(c->err, LLAVA_CANCELLED, "converting was cancelled at tensor %s",
-                          o->plan.name);
+                          o->tensors[0].name);
     return LLAVA_OK;
 }
 
@@ -143,8 +189,7 @@ static size_t shard_end(const converter *c, size_t first) {
     uint64_t size = 0;
     size_t end = first;
     for (; end < c->n_outputs; end++) {
-        const tensor *t = &c->outputs[end].plan.t;
-        const uint64_t more = (uint64_t)tensor_count(t) * dtype_size(t->dtype);
+        const uint64_t more = output_bytes(&c->outputs[end]);
         if (end > first && size + more > SHARD_BYTES) break;
         size += more;
     }
@@ -152,17 +197,27 @@ static size_t shard_end(const converter *c, size_t first) {
 }
 
 static llava_status write_shard(converter *c, const char *path, size_t first, size_t end) {
-    planned_tensor *tensors = arena_array(c->memory, end - first, sizeof *tensors);
+    planned_tensor *tensors =
+        arena_array(c->memory, (end - first) * QUANT_TENSORS, sizeof *tensors);
     if (!path || !tensors) return llava_fail_memory(c->err, 0, "a shard");
-    for (size_t i = first; i < end; i++) tensors[i - first] = c->outputs[i].plan;
+    size_t count = 0, index = 0;
+    for (size_t i = first; i < end; i++)
+        for (size_t k = 0; k < c->outputs[i].n_tensors; k++)
+            tensors[count++] = c->outputs[i].tensors[k];
     safetensors_writer w;
-    LLAVA_TRY(safetensors_create(&w, path, tensors, end - first, c->err));
+    LLAVA_TRY(safetensors_create(&w, path, tensors, count, c->err));
     llava_status status = LLAVA_OK;
-    for (size_t i = first; i < end && status == LLAVA_OK; i++)
-        status = write_output(c, &w, &c->outputs[i]);
+    for (size_t i = first; i < end && status == LLAVA_OK; index += c->outputs[i++].n_tensors)
+        status = write_output(c, &w, index, &c->outputs[i]);
     if (status == LLAVA_OK) status = safetensors_finish(&w, c->err);
     safetensors_abandon(&w);
     return status;
+}
+
+static bool map_output(json_t *map, const output *o, const char *file) {
+    for (size_t i = 0; i < o->n_tensors; i++)
+        if (json_object_set_new(map, o->tensors[i].name, json_string(file)) != 0) return false;
+    return true;
 }
 
 static llava_status write_json(const converter *c, const char *name, const json_t *root) {
@@ -183,7 +238,7 @@ static llava_status write_weights(converter *c) {
         const char *name = shard_name(c, shard);
         status = write_shard(c, name ? out_path(c, name) : NULL, first, end);
         for (size_t i = first; i < end && status == LLAVA_OK; i++)
-            if (json_object_set_new(map, c->outputs[i].plan.name, json_string(name)) != 0)
+            if (!map_output(map, &c->outputs[i], name))
                 status = llava_fail_memory(c->err, 0, "an index");
     }
     if (status == LLAVA_OK && c->n_shards > 1) {
@@ -217,6 +272,12 @@ static json_t *new_config(const llava_model *model) {
     return NULL;
 }
 
+static bool is_quantized(const converter *c) {
+    for (size_t i = 0; i < c->n_outputs; i++)
+        if (c->outputs[i].quantized) return true;
+    return false;
+}
+
 /** The new config.json, with the type the weights are written in. */
 static llava_status write_config(converter *c) {
     const llava_model *model = c->plan->model;
@@ -226,6 +287,8 @@ static llava_status write_config(converter *c) {
     if (ok && wanted != LLAVA_DTYPE_DEFAULT)
         ok = json_object_set_new(root, json_get(root, "dtype") ? "dtype" : "torch_dtype",
                                  json_string(dtype_name(wanted))) == 0;
+    if (ok && is_quantized(c))
+        ok = json_object_set_new(root, "quantization_config", quant_output_config(c->plan)) == 0;
     if (root) json_object_del(root, "delay_load"); /* the tower lies in the checkpoint now */
     const llava_status status =
         ok ? write_json(c, "config.json", root) : llava_fail_memory(c->err, 0, "a config");
@@ -281,13 +344,6 @@ static llava_status convert(converter *c) {
                           "overwrite_config uses the original layout's keys, which the config.json "
                           "of %s does not have; convert without it",
                           config_native_class(c->plan->model->config->mm.native));
-    for (size_t i = 0; i < c->plan->bind.count; i++)
-        if (c->plan->bind.entries[i].found && c->plan->bind.entries[i].dst->quant)
-            return llava_fail(c->err, LLAVA_UNSUPPORTED, "%s: it is quantized and stays as it is",
-                              c->plan->options->model_path);
-    if (c->plan->quantize.wanted)
-        return llava_fail(c->err, LLAVA_UNSUPPORTED,
-                          "load_4bit and load_8bit: converting does not quantize");
     LLAVA_TRY(plan_outputs(c));
     LLAVA_TRY(make_directory(c));
     LLAVA_TRY(copy_companions(c));
@@ -299,6 +355,7 @@ llava_status load_convert(const llava_load_options *options, const char *directo
                           llava_error *err) {
     load_plan plan;
     llava_status status = plan_open(&plan, options, err);
+    plan.weights_alone = true;
     if (status == LLAVA_OK) status = plan_run(&plan);
     if (status == LLAVA_OK)
         status = device_open_cpu(options->n_threads ? options->n_threads : processor_count(),

@@ -79,10 +79,13 @@ static llava_status make_weight(load_plan *plan, size_t index) {
         model->weight_bytes += n_bytes;
         return own_weight(model, memory, n_bytes, plan->err);
     }
-    llava_status status = quantize_weight(model, &plan->bind, &plan->quantize, index, plan->err);
+    void *codes;
+    const llava_status status =
+        quantize_weight(model, &plan->bind, &plan->quantize, index, &codes, &n_bytes, plan->err);
     model->dev->ops->release(model->dev, memory);
+    LLAVA_TRY(status);
     model->weight_bytes += weight_bytes(e->dst);
-    return status;
+    return own_weight(model, codes, n_bytes, plan->err);
 }
 
 static llava_status make_weights(load_plan *plan) {

@@ -6,13 +6,20 @@
 
 typedef llava_status (*plan_stage)(load_plan *plan);
 
+/** The stages of text, where there is none and none is needed. */
+static bool is_left_out(const load_plan *plan, plan_stage stage) {
+    if (stage != plan_open_tokenizer && stage != plan_choose_template) return false;
+    return plan->weights_alone && !tokenizer_exists(plan->weights_directory);
+}
+
 llava_status plan_run(load_plan *plan) {
     static const plan_stage stages[] = {
         plan_check_options,    plan_resolve_paths,   plan_check_mode,    plan_read_config,
         plan_choose_attention, plan_open_weights,    plan_open_overlay,  plan_describe,
         plan_find_tower,       plan_choose_tower,    plan_bind,          plan_quantization,
         plan_open_tokenizer,   plan_choose_template, plan_open_processor};
-    for (size_t i = 0; i < LLAVA_COUNT(stages); i++) LLAVA_TRY(stages[i](plan));
+    for (size_t i = 0; i < LLAVA_COUNT(stages); i++)
+        if (!is_left_out(plan, stages[i])) LLAVA_TRY(stages[i](plan));
     return LLAVA_OK;
 }
 

@@ -37,7 +37,10 @@ static llava_status resolve(load_plan *plan, const char *what, const char **path
                           what, *path);
     hub_report report = {o};
     const hub_options options = make_options(o, &report);
-    return hub_snapshot(&options, *path, plan->model->memory, path, plan->err);
+    const char *directory; /* a failure leaves the name, for reports */
+    LLAVA_TRY(hub_snapshot(&options, *path, plan->model->memory, &directory, plan->err));
+    *path = directory;
+    return LLAVA_OK;
 }
 
 llava_status plan_resolve_paths(load_plan *plan) {

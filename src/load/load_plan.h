@@ -24,6 +24,7 @@ typedef struct load_plan {
     const char *weights_directory; /* model_path, or model_base below an adapter or projector */
     const char *config_directory;  /* the one that holds config.json */
     bool is_adapter, is_projector;
+    bool weights_alone;          /* converting: a checkpoint without a tokenizer will do */
     const char *tower_directory; /* NULL: nowhere */
     bool tower_in_checkpoint;
     place_map map;       /* device_map */
@@ -91,9 +92,10 @@ void forget_stored(const llava_model *model, const void *stored, size_t n_bytes)
  *  NULL. */
 llava_status cast_weights(llava_model *model, const binder *b, const quant_settings *settings,
                           const llava_load_options *options, llava_error *err);
-/** Quantizes the matrix of entry `first` and of those behind it that are row ranges of the same. */
+/** Quantizes the matrix of entry `first` and of those behind it that are row ranges of the same.
+ *  Their codes and scales lie in *memory, which the caller owns; NULL on failure. */
 llava_status quantize_weight(llava_model *model, const binder *b, const quant_settings *settings,
-                             size_t first, llava_error *err);
+                             size_t first, void **memory, size_t *n_bytes, llava_error *err);
 /** How many entries that is. */
 size_t quantize_entries(const binder *b, size_t first);
 

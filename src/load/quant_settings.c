@@ -123,7 +123,7 @@ static bool matches(const char *path, const char *entry) {
     return false;
 }
 
-static bool is_skipped(const quant_settings *settings, const char *path) {
+bool quant_is_skipped(const quant_settings *settings, const char *path) {
     size_t i;
     const json_t *name;
     if (!settings->skip) return matches(path, "lm_head");
@@ -133,16 +133,22 @@ static bool is_skipped(const quant_settings *settings, const char *path) {
     return false;
 }
 
+bool quant_module_path(const binder *b, const bind_entry *e, char path[QUANT_PATH_SIZE]) {
+    static const char suffix[] = ".weight";
+    const int size = snprintf(path, QUANT_PATH_SIZE, "%s%s", b->canonical[e->group], e->suffix);
+    const int stem = size - (int)strlen(suffix);
+    if (stem <= 0 || size >= QUANT_PATH_SIZE || strcmp(path + stem, suffix) != 0) return false;
+    path[stem] = '\0';
+    return true;
+}
+
 bool quant_applies(const quant_settings *settings, const binder *b, const bind_entry *e) {
     if (!settings->wanted || !e->linear || e->dst->quant) return false;
     /* a tower from a directory of its own is no part of the converted model */
     if (b->source[e->group] != b->source[BIND_DECODER]) return false;
-    char path[640];
-    const int size =
-        snprintf(path, sizeof path, "%s%s", b->canonical[e->group], e->suffix) - 7; /* ".weight" */
-    if (size <= 0 || size >= (int)sizeof path - 7) return false;
-    path[size] = '\0';
-    return e->dst->n_cols <= QUANT_MAX_COLUMNS && !is_skipped(settings, path);
+    char path[QUANT_PATH_SIZE];
+    if (!quant_module_path(b, e, path)) return false;
+    return e->dst->n_cols <= QUANT_MAX_COLUMNS && !quant_is_skipped(settings, path);
 }
 
 uint64_t quant_bytes(const quant_settings *settings, const bind_entry *e) {

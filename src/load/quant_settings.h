@@ -27,6 +27,12 @@ llava_status quant_settings_read(const llava_load_options *options, const json_t
 /** Releases what an option's JSON holds. */
 void quant_settings_free(quant_settings *settings);
 
+#define QUANT_PATH_SIZE 640
+/** The path of the module an entry is the weight of, "model.layers.0.mlp.up_proj"; false if it has
+ *  none that fits. */
+bool quant_module_path(const binder *b, const bind_entry *e, char path[QUANT_PATH_SIZE]);
+/** True if llm_int8_skip_modules, or its default, names the module. */
+bool quant_is_skipped(const quant_settings *settings, const char *path);
 /** True if loading turns this entry, whose matrix is found, into codes. */
 bool quant_applies(const quant_settings *settings, const binder *b, const bind_entry *e);
 /** Bytes of an entry's codes and scales. */

@@ -148,7 +148,7 @@ size_t quantize_entries(const binder *b, size_t first) {
 }
 
 llava_status quantize_weight(llava_model *model, const binder *b, const quant_settings *settings,
-                             size_t first, llava_error *err) {
+                             size_t first, void **memory, size_t *n_bytes, llava_error *err) {
     const bind_entry *e = &b->entries[first];
     quant_work work = {.model = model,
                        .b = b,
@@ -163,11 +163,10 @@ llava_status quantize_weight(llava_model *model, const binder *b, const quant_se
     }
     const void *stored = work.source.data;
     const size_t stored_bytes = weight_bytes(&work.source);
-    llava_status status = run(&work);
-    if (status == LLAVA_OK)
-        status = own_weight(model, work.memory, work.n_bytes, err);
-    else if (work.memory)
-        model->dev->ops->release(model->dev, work.memory);
+    const llava_status status = run(&work);
+    if (status != LLAVA_OK) model->dev->ops->release(model->dev, work.memory);
+    *memory = status == LLAVA_OK ? work.memory : NULL;
+    *n_bytes = work.n_bytes;
     free(work.merged);
     if (is_temporary(&work)) free(work.absmax);
     forget_stored(model, stored, stored_bytes);

@@ -25,6 +25,8 @@ typedef struct tokenizer_request {
 
 llava_status tokenizer_open(const tokenizer_request *request, llava_tokenizer **out,
                             llava_error *err);
+/** True if the directory has the files of some tokenizer. */
+bool tokenizer_exists(const char *directory);
 void tokenizer_free(llava_tokenizer **tokenizer);
 
 /** Adds a special token; a text already in the vocabulary keeps its id. Only while loading. */

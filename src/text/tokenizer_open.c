@@ -232,7 +232,7 @@ static llava_status load(resolution *r, llava_tokenizer *t, llava_error *err) {
     return t->description ? LLAVA_OK : llava_fail_memory(err, 0, "a description");
 }
 
-static llava_status resolve(resolution *r, llava_error *err) {
+static llava_status find_files(resolution *r, llava_error *err) {
     r->memory = arena_new();
     if (!r->memory) return llava_fail_memory(err, 0, "paths");
     r->model_path = path_of(r, "tokenizer.model");
@@ -241,6 +241,11 @@ static llava_status resolve(resolution *r, llava_error *err) {
     r->has_model = path_is_file(r->model_path);
     r->has_json = path_is_file(r->json_path);
     r->has_vocab = has_file(r, "vocab.json") && has_file(r, "merges.txt");
+    return LLAVA_OK;
+}
+
+static llava_status resolve(resolution *r, llava_error *err) {
+    LLAVA_TRY(find_files(r, err));
     if (!r->has_model && !r->has_json && !r->has_vocab)
         return llava_fail(err, LLAVA_IO,
                           "%s: no tokenizer: expected tokenizer.model, tokenizer.json, or "
@@ -263,4 +268,14 @@ llava_status tokenizer_open(const tokenizer_request *request, llava_tokenizer **
     tokenizer_metadata_free(&r.metadata);
     arena_free(&r.memory);
     return llava_error_classify(err, status);
+}
+
+bool tokenizer_exists(const char *directory) {
+    const tokenizer_request request = {.directory = directory};
+    resolution r = {.request = &request};
+    llava_error err;
+    const bool exists =
+        find_files(&r, &err) == LLAVA_OK && (r.has_model || r.has_json || r.has_vocab);
+    arena_free(&r.memory);
+    return exists;
 }

@@ -238,6 +238,13 @@ static void test_tower_nowhere(void **state) {
     must_fail(&o, LLAVA_UNSUPPORTED, "open_clip_hub");
 }
 
+static void test_hub_id_unknown(void **state) {
+    (void)state;
+    const llava_load_options o = {
+        .model_path = "nobody/nothing", .hub_cache = place.path, .hub_offline = true};
+    assert_non_null(strstr(inspect_stage_error(&o, "hub"), "nobody/nothing"));
+}
+
 static void test_find_tower(void **state) {
     (void)state;
     arena *memory = arena_new();
@@ -418,6 +425,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_absurd_counts, open_place, close_place),
         cmocka_unit_test_setup_teardown(test_tower_source, open_place, close_place),
         cmocka_unit_test_setup_teardown(test_tower_nowhere, open_place, close_place),
+        cmocka_unit_test_setup_teardown(test_hub_id_unknown, open_place, close_place),
         cmocka_unit_test_setup_teardown(test_find_tower, open_place, close_place),
         cmocka_unit_test_setup_teardown(test_tower_only, open_place, close_place),
         cmocka_unit_test_setup_teardown(test_report, open_place, close_place),

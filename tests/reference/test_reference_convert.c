@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What load_convert() writes: adapters against the recorded merges, whole models against their own
- * tensors, bit for bit where nothing is computed.
+ * tensors, bit for bit where nothing is computed; quantized ones against what transformers and
+ * bitsandbytes save.
  */
 #include <dirent.h>
 #include <math.h>
 #include <unistd.h>
 
+#include "checkpoint/quant_state.h"
 #include "load/load.h"
 #include "support/reference.h"
 
@@ -47,6 +49,28 @@ static bool is_grown_head(const char *name, const tensor *own, const tensor *bas
     return strcmp(name, "lm_head.weight") == 0 && base && base->shape[0] < own->shape[0];
 }
 
+/** Two states of 4-bit codes say the same, whatever the spaces. */
+static bool same_state(const tensor *a, const tensor *b) {
+    quant_state own, expected;
+    llava_error err;
+    return quant_state_parse(a->data, a->n_bytes, "own", &own, &err) == LLAVA_OK &&
+           quant_state_parse(b->data, b->n_bytes, "recorded", &expected, &err) == LLAVA_OK &&
+           memcmp(&own, &expected, sizeof own) == 0;
+}
+
+/** The dynamic map: the library for CPUs that wrote the records puts -1 into the first entry. */
+static bool same_map(const tensor *a, const tensor *b) {
+    const float *own = a->data, *recorded = b->data;
+    return a->n_bytes == b->n_bytes && memcmp(own + 1, recorded + 1, a->n_bytes - 4) == 0 &&
+           (recorded[0] == own[0] || recorded[0] == -1);
+}
+
+static double tensor_difference(const char *name, const tensor *a, const tensor *b) {
+    if (strstr(name, ".quant_state.")) return same_state(a, b) ? 0 : INFINITY;
+    if (strstr(name, ".nested_quant_map")) return same_map(a, b) ? 0 : INFINITY;
+    return difference(a, b);
+}
+
 /** NULL when every tensor that was written agrees with the expected one. A tower that was read from
  *  its own directory is written too and has nothing to be compared with. */
 static const char *compare(arena *memory, const checkpoint *own, const checkpoint *expected,
@@ -58,7 +82,7 @@ static const char *compare(arena *memory, const checkpoint *own, const checkpoin
         if (!wanted && strstr(found->name, ".vision_tower.")) continue;
         if (!wanted) return arena_printf(memory, "%s was not recorded", found->name);
         if (is_grown_head(found->name, &found->t, stored ? &stored->t : NULL)) continue;
-        const double d = difference(&found->t, &wanted->t);
+        const double d = tensor_difference(found->name, &found->t, &wanted->t);
         if (!(d <= tolerance)) return arena_printf(memory, "%s differs by %.3g", found->name, d);
     }
     return checkpoint_count(own) > 0 ? NULL : "nothing was written";
@@ -159,11 +183,39 @@ static bool check_models(arena *memory, const char *reference) {
     return reference_close(&count);
 }
 
+/** transformers' files from their source, and from themselves: codes pass through. */
+static bool check_quantized(arena *memory, const char *reference) {
+    static const struct {
+        const char *name, *settings;
+        bool int8;
+    } made[] = {{"llama-nf4-double", "", false},
+                {"llama-nf4", "{\"bnb_4bit_use_double_quant\": false}", false},
+                {"llama-int8", "", true}};
+    reference_count count = {.folder = "convert/quant"};
+    const char *folder = path_join(memory, reference, "quant/models");
+    for (size_t i = 0; i < LLAVA_COUNT(made); i++) {
+        const char *expected = path_join(memory, folder, made[i].name);
+        if (!path_is_directory(expected)) continue;
+        convert_case c = {.name = made[i].name,
+                          .options = {.model_path = path_join(memory, folder, "llama-f16"),
+                                      .load_4bit = !made[i].int8,
+                                      .load_8bit = made[i].int8,
+                                      .quantization_config = made[i].settings,
+                                      .working_directory = reference},
+                          .expected = expected};
+        check_case(&count, &c);
+        c.options = (llava_load_options){.model_path = expected, .working_directory = reference};
+        check_case(&count, &c);
+    }
+    return reference_close(&count);
+}
+
 int main(void) {
     arena *memory = arena_new();
     if (!memory) return 1;
+    const bool quantized = check_quantized(memory, reference_folder());
     const bool adapters = check_adapters(memory, reference_folder());
     const bool models = check_models(memory, reference_folder());
     arena_free(&memory);
-    return adapters && models ? 0 : 1;
+    return adapters && models && quantized ? 0 : 1;
 }
