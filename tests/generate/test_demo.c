@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The bundled model still gives the ten answers of its questions.json, in float32 as they were
- * written down and in the other precisions a user may load it with.
+ * written down and in the other precisions and quantizations a user may load it with.
  *
  *     test_demo MODEL_DIRECTORY
  */
@@ -101,11 +101,21 @@ static void test_default(void **state) {
     answer_all((llava_load_options){0});
 }
 
+static void test_4bit(void **state) {
+    (void)state;
+    answer_all((llava_load_options){.load_4bit = true});
+}
+
+static void test_8bit(void **state) {
+    (void)state;
+    answer_all((llava_load_options){.load_8bit = true});
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) return 2;
     folder = argv[1];
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_float32),
-                                       cmocka_unit_test(test_bfloat16),
-                                       cmocka_unit_test(test_default)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_float32), cmocka_unit_test(test_bfloat16),
+        cmocka_unit_test(test_default), cmocka_unit_test(test_4bit), cmocka_unit_test(test_8bit)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
