@@ -296,7 +296,21 @@ static llava_status write_config(converter *c) {
     return status;
 }
 
-/** Copies the small files beside the weights; absent ones are left out. */
+/** Copies a small file; an absent one is left out. */
+static llava_status copy_file(const converter *c, const char *from, const char *to) {
+    bytes content;
+    if (!from || !to) return llava_fail_memory(c->err, 0, "a path");
+    if (!path_is_file(from)) return LLAVA_OK;
+    LLAVA_TRY(file_read(from, JSON_FILE_MAX, &content, c->err));
+    FILE *file = fopen(to, "wbx");
+    const bool ok = file && fwrite(content.data, 1, content.size, file) == content.size;
+    const bool closed = file && fclose(file) == 0;
+    bytes_free(&content);
+    if (ok && closed) return LLAVA_OK;
+    return llava_fail(c->err, LLAVA_IO, "%s: cannot be written: %s", to, strerror(errno));
+}
+
+/** Copies the small files beside the weights. */
 static llava_status copy_companions(const converter *c) {
     static const char *const names[] = {"generation_config.json",
                                         "tokenizer_config.json",
@@ -313,18 +327,38 @@ static llava_status copy_companions(const converter *c) {
                                         "chat_template.jinja"};
     for (size_t i = 0; i < LLAVA_COUNT(names); i++) {
         const char *from = path_join(c->memory, c->plan->weights_directory, names[i]);
-        const char *to = out_path(c, names[i]);
-        if (!from || !to) return llava_fail_memory(c->err, 0, "a path");
-        if (!path_is_file(from)) continue;
-        bytes content;
-        LLAVA_TRY(file_read(from, JSON_FILE_MAX, &content, c->err));
-        FILE *file = fopen(to, "wbx");
-        const bool ok = file && fwrite(content.data, 1, content.size, file) == content.size;
-        const bool closed = file && fclose(file) == 0;
-        bytes_free(&content);
-        if (!ok || !closed)
-            return llava_fail(c->err, LLAVA_IO, "%s: cannot be written: %s", to, strerror(errno));
+        LLAVA_TRY(copy_file(c, from, out_path(c, names[i])));
     }
+    return LLAVA_OK;
+}
+
+/** A folder below the output and those on the way to it; `name` is plain and relative. */
+static llava_status make_folders(const converter *c, const char *name) {
+    for (const char *end = name; end; end = *end ? end + 1 : NULL) {
+        end = strchr(end, '/') ? strchr(end, '/') : end + strlen(end);
+        const char *part = arena_strndup(c->memory, name, (size_t)(end - name));
+        const char *path = part ? out_path(c, part) : NULL;
+        if (!path) return llava_fail_memory(c->err, 0, "a path");
+        if (mkdir(path, 0777) != 0 && errno != EEXIST)
+            return llava_fail(c->err, LLAVA_IO, "%s: cannot be made: %s", path, strerror(errno));
+    }
+    return LLAVA_OK;
+}
+
+/** A tower that mm_vision_tower names by a relative path: what describes it goes along, so that the
+ *  new directory stands by itself. */
+static llava_status copy_tower_description(const converter *c) {
+    static const char *const names[] = {"config.json", "preprocessor_config.json"};
+    const llava_config *config = c->plan->model->config;
+    const char *name = config->multimodal && !config->native ? plan_tower_name(config) : NULL;
+    const char *from = load_find_tower(c->memory, name, c->plan->options->working_directory,
+                                       c->plan->options->model_path);
+    if (!from || !path_is_plain_relative(name)) return LLAVA_OK;
+    LLAVA_TRY(make_folders(c, name));
+    const char *folder = out_path(c, name);
+    for (size_t i = 0; i < LLAVA_COUNT(names); i++)
+        LLAVA_TRY(copy_file(c, path_join(c->memory, from, names[i]),
+                            folder ? path_join(c->memory, folder, names[i]) : NULL));
     return LLAVA_OK;
 }
 
@@ -347,6 +381,7 @@ static llava_status convert(converter *c) {
     LLAVA_TRY(plan_outputs(c));
     LLAVA_TRY(make_directory(c));
     LLAVA_TRY(copy_companions(c));
+    LLAVA_TRY(copy_tower_description(c));
     LLAVA_TRY(write_weights(c));
     return write_config(c); /* last: a directory without it is not taken for a checkpoint */
 }

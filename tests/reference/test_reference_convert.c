@@ -5,6 +5,7 @@
  * bitsandbytes save.
  */
 #include <dirent.h>
+#include <ftw.h>
 #include <math.h>
 #include <unistd.h>
 
@@ -15,14 +16,12 @@
 /** Sums of a few products in float32 in another order: relative to the largest value. */
 #define MERGE_TOLERANCE 2e-6
 
-static void remove_directory(arena *memory, const char *path) {
-    DIR *directory = opendir(path);
-    if (!directory) return;
-    for (struct dirent *entry; (entry = readdir(directory));)
-        if (entry->d_name[0] != '.') unlink(path_join(memory, path, entry->d_name));
-    closedir(directory);
-    rmdir(path);
+static int remove_one(const char *path, const struct stat *info, int type, struct FTW *place) {
+    (void)info, (void)type, (void)place;
+    return remove(path);
 }
+
+static void remove_directory(const char *path) { nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
 
 /** Largest difference relative to the largest value; 0 when the bytes agree. */
 static double difference(const tensor *a, const tensor *b) {
@@ -117,7 +116,7 @@ static void check_case(reference_count *count, const convert_case *c) {
     checkpoint_close(&own);
     checkpoint_close(&expected);
     checkpoint_close(&base);
-    remove_directory(memory, out);
+    remove_directory(out);
     arena_free(&memory);
 }
 

@@ -23,6 +23,8 @@ same plain-scales --load-4bit --quantization-config '{"bnb_4bit_use_double_quant
 same decoder --load-4bit --quantization-config '{"llm_int8_skip_modules": ["lm_head", "mm_projector", "vision_tower"]}'
 same int8 --load-8bit
 sed -n '/"quantization_config"/,/}/p' "$WORK/decoder/config.json"
+# what describes the tower lies in the new directory
+(cd "$WORK" && ls nf4 nf4/towers/* && "$LLAVA" info nf4 | grep 'tower  *SigLIP\|problems')
 # codes pass through
 try convert "$WORK/nf4" "$WORK/again"
 cmp "$WORK/nf4/model.safetensors" "$WORK/again/model.safetensors" && echo 'the same bytes'
