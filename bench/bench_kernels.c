@@ -255,6 +255,7 @@ static void run_attention(const subject *s) {
                            .n_keys = s->keys,
                            .causal = s->causal,
                            .scale = 0.02f,
+                           .form = s->m == 1 ? LINEAR_DOT : LINEAR_PANEL,
                            .k = view,
                            .v = view};
     args.v.blocks = blocks[1];
@@ -333,8 +334,12 @@ static void run_all(void) {
          .head_dim = 64, .keys = 1024, .dtype = LLAVA_DTYPE_F16, .causal = true},
         {"attention qwen2-7b prompt 512 at 8192, bfloat16", .m = 512, .heads = 28, .kv_heads = 4,
          .head_dim = 128, .keys = 8192, .dtype = LLAVA_DTYPE_BF16, .causal = true},
-        {"attention qwen2-0.5b one row at 4096, float16", .m = 1, .heads = 14, .kv_heads = 2,
-         .head_dim = 64, .keys = 4096, .dtype = LLAVA_DTYPE_F16, .causal = true},
+        {"attention qwen2-0.5b one row at 4096, bfloat16", .m = 1, .heads = 14, .kv_heads = 2,
+         .head_dim = 64, .keys = 4096, .dtype = LLAVA_DTYPE_BF16, .causal = true},
+        {"attention qwen2-7b one row at 4096, bfloat16", .m = 1, .heads = 28, .kv_heads = 4,
+         .head_dim = 128, .keys = 4096, .dtype = LLAVA_DTYPE_BF16, .causal = true},
+        {"attention llama-7b one row at 4096, bfloat16", .m = 1, .heads = 32, .kv_heads = 32,
+         .head_dim = 128, .keys = 4096, .dtype = LLAVA_DTYPE_BF16, .causal = true},
         {"attention llama-7b one row at 4096, float16", .m = 1, .heads = 32, .kv_heads = 32,
          .head_dim = 128, .keys = 4096, .dtype = LLAVA_DTYPE_F16, .causal = true},
     };

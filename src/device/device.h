@@ -70,7 +70,8 @@ typedef struct attention_args {
     float scale;
     const float *alibi_slopes; /* [n_heads] or NULL: score += slope * (key - query) */
     kv_view k, v;
-    bool bf16_inputs; /* what is multiplied may be rounded to bfloat16 first */
+    linear_form form; /* DOT: generated rows, each on its own over keys as they lie, in float32 */
+    bool bf16_inputs; /* PANEL: what is multiplied may be rounded to bfloat16 first */
 } attention_args;
 
 /** Pooling and interpolation over maps of rows: [n_maps, in_h, in_w, dim] -> [.., out_h, out_w, ..]

@@ -259,8 +259,8 @@ static void attend(decoder_run *run, int64_t l, const decoder_layer *layer) {
                                .window = window_of_layer(lm, l),
                                .scale = 1.0f / sqrtf((float)lm->head_dim),
                                .alibi_slopes = mpt ? s->slopes : NULL,
-                               .bf16_inputs =
-                                   run->model->compute == LLAVA_DTYPE_BF16 && !at->item->generated};
+                               .form = at->item->generated ? LINEAR_DOT : LINEAR_PANEL,
+                               .bf16_inputs = run->model->compute == LLAVA_DTYPE_BF16};
         kv_sequence_views(at->item->seq, l, s->k_blocks, s->v_blocks, &args.k, &args.v);
         s->dev->ops->attention(s->dev, &args);
     }

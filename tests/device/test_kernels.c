@@ -507,6 +507,101 @@ static void check_dot_bf16(void) { check_dot("dot_bf16", level.dot_bf16, LLAVA_D
 
 #include "check_quant_kernels.h"
 
+static void check_key_scores(const char *name, void (*kernel)(const key_scores_args *args),
+                             llava_dtype dtype) {
+    for (int turn = 0; turn < 300; turn++) {
+        const int64_t n_q = random_below(10), n_keys = random_below(KERNEL_KEYS + 1);
+        const int64_t dim = random_below(150), stride = dim + random_below(3);
+        const int64_t k_stride = dim + random_below(3);
+        weight k = random_weight(dtype, n_keys + 1, k_stride, 1, 1);
+        guarded q = guarded_new(n_q * stride, 1), dst = guarded_new(n_q * KERNEL_KEYS, 0);
+        random_fill(q.data, n_q * stride, 1);
+        const key_scores_args args = {.dst = dst.data,
+                                      .q = q.data,
+                                      .k = k.data,
+                                      .next = turn % 2 ? k.data : NULL,
+                                      .q_stride = stride,
+                                      .row_bytes = k_stride * (int64_t)dtype_size(dtype),
+                                      .n_queries = n_q,
+                                      .n_keys = n_keys,
+                                      .dim = dim};
+        kernel(&args);
+        for (int64_t i = 0; i < n_q; i++)
+            for (int64_t t = 0; t < n_keys; t++) {
+                double sum = 0;
+                for (int64_t d = 0; d < dim; d++)
+                    sum += (double)q.data[i * stride + d] * weight_at(&k, t, d);
+                assert_near(dst.data[i * KERNEL_KEYS + t], sum, BF16_RELATIVE * (double)(dim + 1),
+                            "%s %s", level_name, name);
+            }
+        guarded_free(&q);
+        guarded_free(&dst);
+        weight_free(&k, 1);
+    }
+}
+static void check_key_scores_f32(void) {
+    check_key_scores("key_scores_f32", level.key_scores_f32, LLAVA_DTYPE_F32);
+}
+static void check_key_scores_f16(void) {
+    check_key_scores("key_scores_f16", level.key_scores_f16, LLAVA_DTYPE_F16);
+}
+static void check_key_scores_bf16(void) {
+    check_key_scores("key_scores_bf16", level.key_scores_bf16, LLAVA_DTYPE_BF16);
+}
+
+static void check_value_sums(const char *name, void (*kernel)(const value_sums_args *args),
+                             llava_dtype dtype) {
+    for (int turn = 0; turn < 300; turn++) {
+        const int64_t n_q = random_below(18), n_keys = random_below(KERNEL_KEYS + 1);
+        const int64_t dim = random_below(150), stride = dim + random_below(3);
+        const int64_t v_stride = dim + random_below(3);
+        weight v = random_weight(dtype, n_keys + 1, v_stride, 1, 1);
+        guarded p = guarded_new(n_q * KERNEL_KEYS, 1), dst = guarded_new(n_q * stride, 1);
+        guarded factors = guarded_new(n_q, 0);
+        random_fill(p.data, n_q * KERNEL_KEYS, 1);
+        random_fill(dst.data, n_q * stride, 1);
+        random_fill(factors.data, n_q, 1);
+        double *expected = array_new((size_t)(n_q * stride + 1), sizeof *expected);
+        for (int64_t i = 0; i < n_q; i++)
+            for (int64_t d = 0; d < dim; d++) {
+                double sum = (double)dst.data[i * stride + d];
+                if (turn % 2) sum *= (double)factors.data[i];
+                for (int64_t t = 0; t < n_keys; t++)
+                    sum += (double)p.data[i * KERNEL_KEYS + t] * weight_at(&v, t, d);
+                expected[i * stride + d] = sum;
+            }
+        const value_sums_args args = {.dst = dst.data,
+                                      .weights = p.data,
+                                      .factors = turn % 2 ? factors.data : NULL,
+                                      .v = v.data,
+                                      .next = turn % 3 ? v.data : NULL,
+                                      .dst_stride = stride,
+                                      .row_bytes = v_stride * (int64_t)dtype_size(dtype),
+                                      .n_queries = n_q,
+                                      .n_keys = n_keys,
+                                      .dim = dim};
+        kernel(&args);
+        for (int64_t i = 0; i < n_q; i++)
+            for (int64_t d = 0; d < dim; d++)
+                assert_near(dst.data[i * stride + d], expected[i * stride + d],
+                            BF16_RELATIVE * (double)(n_keys + 1), "%s %s", level_name, name);
+        free(expected);
+        guarded_free(&p);
+        guarded_free(&dst);
+        guarded_free(&factors);
+        weight_free(&v, 1);
+    }
+}
+static void check_value_sums_f32(void) {
+    check_value_sums("value_sums_f32", level.value_sums_f32, LLAVA_DTYPE_F32);
+}
+static void check_value_sums_f16(void) {
+    check_value_sums("value_sums_f16", level.value_sums_f16, LLAVA_DTYPE_F16);
+}
+static void check_value_sums_bf16(void) {
+    check_value_sums("value_sums_bf16", level.value_sums_bf16, LLAVA_DTYPE_BF16);
+}
+
 /* ---------------------------------------------------------------- the list */
 
 typedef struct kernel_check {

@@ -37,6 +37,32 @@ const kernels *cpu_kernels(const device *d);
 /** The table of a level; false when unknown or not available. */
 bool kernels_for_level(const char *level, kernels *table);
 
+static inline const uint8_t *kv_at(const kv_view *view, int64_t t, int64_t head) {
+    const int64_t at = t % view->block_size * view->token_stride + head * view->head_stride;
+    return (const uint8_t *)view->blocks[t / view->block_size] +
+           at * (int64_t)dtype_size(view->dtype);
+}
+
+/** Tokens of [t, end) that lie one token_stride after the other. */
+static inline int64_t kv_run(const kv_view *view, int64_t t, int64_t end) {
+    return i64_min(end - t, view->block_size - t % view->block_size);
+}
+
+/** Keys [first, last) that query row i sees. */
+static inline void attention_visible(const attention_args *args, int64_t i, int64_t *first,
+                                     int64_t *last) {
+    const int64_t position = args->first_position + i;
+    *first = 0;
+    *last = args->n_keys;
+    if (!args->causal) return;
+    *last = i64_min(position + 1, args->n_keys);
+    if (args->window > 0) *first = i64_max(0, position - args->window);
+}
+
+/** When not even one row fits the scratch and no memory is to be had: not a number, which shows,
+ *  rather than a wrong number. */
+void attention_undefined(const attention_args *args);
+
 /** dst[i] = (float)src[first + i] for the formats a weight may have. */
 void cpu_widen(const kernels *k, float *dst, const weight *w, int64_t first, int64_t n);
 
@@ -73,6 +99,8 @@ void cpu_arrange(const kernels *k, float *dst, const float *src, int64_t n);
 void cpu_quantize(device *d, const quantize_args *args);
 void cpu_linear(device *d, const linear_args *args);
 void cpu_attention(device *d, const attention_args *args);
+/** Attention of generated rows. */
+void cpu_attention_dot(device *d, const attention_args *args);
 void cpu_kv_store(device *d, const kv_store_args *args);
 
 void cpu_embed(device *d, float *dst, const weight *table, const int32_t *ids, int64_t n);

@@ -12,7 +12,6 @@
 #include "device/cpu/cpu.h"
 
 #define MAX_ROWS 256 /* query rows x heads taken together */
-#define FEW_ROWS 32  /* up to here keys and values come from memory faster than they are used */
 
 typedef struct attention_job {
     device *d;
@@ -43,17 +42,6 @@ typedef struct attention_block {
 
 /** Of one query row and head: q, out, scores, maximum and sum. */
 static int64_t row_floats(int64_t width) { return 2 * width + KERNEL_KEYS + 2; }
-
-static const uint8_t *kv_at(const kv_view *view, int64_t t, int64_t head) {
-    const int64_t at = t % view->block_size * view->token_stride + head * view->head_stride;
-    return (const uint8_t *)view->blocks[t / view->block_size] +
-           at * (int64_t)dtype_size(view->dtype);
-}
-
-/** Tokens of [t, end) that lie one token_stride after the other. */
-static int64_t kv_run(const kv_view *view, int64_t t, int64_t end) {
-    return i64_min(end - t, view->block_size - t % view->block_size);
-}
 
 static void pack_run(const attention_job *job, float *dst, const uint8_t *src, int64_t n,
                      int64_t ld) {
@@ -93,28 +81,13 @@ static void load_keys(const attention_job *job, const attention_block *block, in
     }
 }
 
-/** Asks for one token of the block that comes next; nothing else hides the latency when there are
- *  few rows. */
-static void prefetch_token(const attention_job *job, const attention_block *block,
-                           const kv_view *view, int64_t t) {
-    const int64_t n_bytes = job->args->head_dim * (int64_t)dtype_size(view->dtype);
-    const uint8_t *src = kv_at(view, t, block->kv_head);
-    for (int64_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(src + i, 0, 2);
-}
-
-/** Values [first, end), while asking for what the next block needs of the keys before `last`. */
 static void load_values(const attention_job *job, const attention_block *block, int64_t first,
-                        int64_t end, int64_t last) {
+                        int64_t end) {
     const kv_view *view = &job->args->v;
-    const bool few = block->n_rows * block->n_heads <= FEW_ROWS;
     const int64_t dim = job->args->head_dim;
     for (int64_t t = first; t < end; t++) {
         float *dst = block->values + (t - first) * job->width;
         const uint8_t *src = kv_at(view, t, block->kv_head);
-        if (few && t + KERNEL_KEYS < last) {
-            prefetch_token(job, block, view, t + KERNEL_KEYS);
-            prefetch_token(job, block, &job->args->k, t + KERNEL_KEYS);
-        }
         switch (view->dtype) {
         case LLAVA_DTYPE_F16: job->k->widen_f16(dst, src, dim); break;
         case LLAVA_DTYPE_BF16: job->k->widen_bf16(dst, src, dim); break;
@@ -238,16 +211,6 @@ static void multiply_values(const attention_job *job, const attention_block *blo
     }
 }
 
-/** Keys [first, last) that query row i sees. */
-static void visible_keys(const attention_args *args, int64_t i, int64_t *first, int64_t *last) {
-    const int64_t position = args->first_position + i;
-    *first = 0;
-    *last = args->n_keys;
-    if (!args->causal) return;
-    *last = i64_min(position + 1, args->n_keys);
-    if (args->window > 0) *first = i64_max(0, position - args->window);
-}
-
 static void weigh_scores(const attention_job *job, const attention_block *block,
                          int64_t first_key) {
     const attention_args *args = job->args;
@@ -255,7 +218,7 @@ static void weigh_scores(const attention_job *job, const attention_block *block,
         const int64_t row = block->first_row + r / block->n_heads;
         const int64_t head = block->first_head + r % block->n_heads;
         int64_t first, last;
-        visible_keys(args, row, &first, &last);
+        attention_visible(args, row, &first, &last);
         softmax_args step = {.scores = block->scores + r * KERNEL_KEYS,
                              .maximum = block->maximum + r,
                              .sum = block->sum + r,
@@ -324,8 +287,8 @@ static void attention_task(void *user, int64_t index) {
     block.sum = block.maximum + rows;
     load_queries(job, &block);
     int64_t first, last, end, unused;
-    visible_keys(args, block.first_row, &first, &unused);
-    visible_keys(args, block.first_row + block.n_rows - 1, &unused, &last);
+    attention_visible(args, block.first_row, &first, &unused);
+    attention_visible(args, block.first_row + block.n_rows - 1, &unused, &last);
     for (int64_t key = first / KERNEL_KEYS * KERNEL_KEYS; key < last; key = end) {
         end = i64_min(key + KERNEL_KEYS, last);
         if (job->bf16) {
@@ -338,7 +301,7 @@ static void attention_task(void *user, int64_t index) {
             load_keys(job, &block, key, end);
             multiply_keys(job, &block, end - key);
             weigh_scores(job, &block, key);
-            load_values(job, &block, key, end, last);
+            load_values(job, &block, key, end);
             multiply_values(job, &block, end - key);
         }
         end = key + KERNEL_KEYS;
@@ -346,14 +309,16 @@ static void attention_task(void *user, int64_t index) {
     store_rows(job, &block);
 }
 
-/** Heads so wide that not one row fits the scratch, and no memory to be had: not a number, which
- *  shows, rather than a wrong number. */
-static void fill_undefined(const attention_args *args) {
+void attention_undefined(const attention_args *args) {
     for (int64_t i = 0; i < args->n_rows * args->n_heads * args->head_dim; i++) args->dst[i] = NAN;
 }
 
 void cpu_attention(device *d, const attention_args *args) {
     if (args->n_rows <= 0) return;
+    if (args->form == LINEAR_DOT) {
+        cpu_attention_dot(d, args);
+        return;
+    }
     attention_job job = {.d = d, .k = cpu_kernels(d), .args = args};
     job.group = args->n_heads / args->n_kv_heads;
     job.width = round_up(args->head_dim, KERNEL_PAD);
@@ -362,7 +327,7 @@ void cpu_attention(device *d, const attention_args *args) {
     job.scratch = cpu_scratch_take(d);
     const int64_t blocks = 2 * KERNEL_KEYS * job.width;
     if (!cpu_scratch_grow_threads(d, job.scratch, blocks + row_floats(job.width))) {
-        fill_undefined(args);
+        attention_undefined(args);
         cpu_scratch_give(d, job.scratch);
         return;
     }

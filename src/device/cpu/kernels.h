@@ -188,6 +188,29 @@ typedef struct softmax_args {
     float scale, slope, offset;
 } softmax_args;
 
+/** dst[i * KERNEL_KEYS + t] = dot(q row i, k row t) for n_keys <= KERNEL_KEYS keys, row_bytes
+ * apart. */
+typedef struct key_scores_args {
+    float *dst;
+    const float *q; /* rows q_stride apart */
+    const void *k;
+    const void *next; /* as many keys that will be wanted soon, or NULL */
+    int64_t q_stride, row_bytes;
+    int64_t n_queries, n_keys, dim;
+} key_scores_args;
+
+/** dst[i][d] = factors[i] * dst[i][d] + sum over t of weights[i * KERNEL_KEYS + t] * v[t][d], added
+ *  in rising order of t. */
+typedef struct value_sums_args {
+    float *dst; /* rows dst_stride apart */
+    const float *weights;
+    const float *factors; /* or NULL: 1 */
+    const void *v;
+    const void *next; /* as many values that will be wanted soon, or NULL */
+    int64_t dst_stride, row_bytes;
+    int64_t n_queries, n_keys, dim;
+} value_sums_args;
+
 /** dst = (x - mean) * inverse * w (+ b) */
 typedef struct normalize_args {
     float *dst;

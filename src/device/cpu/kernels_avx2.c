@@ -74,7 +74,14 @@ V float v_maximum(vec a) {
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-#include "device/cpu/kernels_vector.h"
+V vec v_sums(const vec a[LANES]) {
+    const vec low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+    const vec high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
+                         _mm256_permute2f128_ps(low, high, 0x31));
+}
+
+#include "device/cpu/kernels_attention.h"
 
 /* ---------------------------------------------------------------- conversions down */
 
@@ -198,6 +205,12 @@ void kernels_fill_avx2(kernels *table) {
     SET(narrow_bf16);
     SET(round_bf16);
     SET(softmax_step);
+    SET(key_scores_f32);
+    SET(key_scores_f16);
+    SET(key_scores_bf16);
+    SET(value_sums_f32);
+    SET(value_sums_f16);
+    SET(value_sums_bf16);
     SET(sum);
     SET(sum_squares);
     SET(normalize);

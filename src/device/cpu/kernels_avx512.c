@@ -53,7 +53,25 @@ V vec v_index(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 V float v_sum(vec a) { return _mm512_reduce_add_ps(a); }
 V float v_maximum(vec a) { return _mm512_reduce_max_ps(a); }
 
-#include "device/cpu/kernels_vector.h"
+/** Half of the lanes are added at each of four steps, neighbours going into one vector. */
+V vec v_sums(const vec a[LANES]) {
+    vec t[8], u[4];
+    for (int i = 0; i < 8; i++)
+        t[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]),
+                             _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+    for (int i = 0; i < 4; i++) { /* each quarter has sums of a[4 i] ... a[4 i + 3] */
+        const __m512d x = _mm512_castps_pd(t[2 * i]), y = _mm512_castps_pd(t[2 * i + 1]);
+        u[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    }
+    for (int i = 0; i < 2; i++)
+        t[i] = _mm512_add_ps(_mm512_shuffle_f32x4(u[2 * i], u[2 * i + 1], 0x88),
+                             _mm512_shuffle_f32x4(u[2 * i], u[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(t[0], t[1], 0x88),
+                         _mm512_shuffle_f32x4(t[0], t[1], 0xdd));
+}
+
+#include "device/cpu/kernels_attention.h"
 
 /* ---------------------------------------------------------------- conversions down */
 
@@ -306,6 +324,12 @@ void kernels_fill_avx512(kernels *table) {
     SET(narrow_bf16);
     SET(round_bf16);
     SET(softmax_step);
+    SET(key_scores_f32);
+    SET(key_scores_f16);
+    SET(key_scores_bf16);
+    SET(value_sums_f32);
+    SET(value_sums_f16);
+    SET(value_sums_bf16);
     SET(sum);
     SET(sum_squares);
     SET(normalize);

@@ -183,6 +183,35 @@ static float c_softmax_step(const softmax_args *args) {
     return factor;
 }
 
+#define KEY_SCORES(name, dot)                                                                      \
+    static void c_##name(const key_scores_args *args) {                                            \
+        for (int64_t i = 0; i < args->n_queries; i++)                                              \
+            for (int64_t t = 0; t < args->n_keys; t++)                                             \
+                args->dst[i * KERNEL_KEYS + t] =                                                   \
+                    dot##_one((const uint8_t *)args->k + t * args->row_bytes,                      \
+                              args->q + i * args->q_stride, args->dim);                            \
+    }
+KEY_SCORES(key_scores_f32, dot_f32)
+KEY_SCORES(key_scores_f16, dot_f16)
+KEY_SCORES(key_scores_bf16, dot_bf16)
+
+#define VALUE_SUMS(name, size, load)                                                               \
+    static void c_##name(const value_sums_args *args) {                                            \
+        for (int64_t i = 0; i < args->n_queries; i++) {                                            \
+            float *dst = args->dst + i * args->dst_stride;                                         \
+            const float factor = args->factors ? args->factors[i] : 1;                             \
+            for (int64_t d = 0; d < args->dim; d++) dst[d] *= factor;                              \
+            for (int64_t t = 0; t < args->n_keys; t++) {                                           \
+                const uint8_t *v = (const uint8_t *)args->v + t * args->row_bytes;                 \
+                const float p = args->weights[i * KERNEL_KEYS + t];                                \
+                for (int64_t d = 0; d < args->dim; d++) dst[d] += p * load(v + d * (size));        \
+            }                                                                                      \
+        }                                                                                          \
+    }
+VALUE_SUMS(value_sums_f32, 4, load_f32)
+VALUE_SUMS(value_sums_f16, 2, load_f16)
+VALUE_SUMS(value_sums_bf16, 2, load_bf16)
+
 /* ---------------------------------------------------------------- rows */
 
 static float c_sum(const float *x, int64_t n) {
