@@ -47,7 +47,7 @@ const cli_option cli_options[] = {
     {"threads", "N", "threads to compute with (default: one per processor)", NULL, OPTION_INT,
      AT(load.n_threads), 0, 4096, MODEL | CMD_VERIFY},
     {"cpu-level", "NAME", "instruction set (default: the best there is)",
-     "c avx2 avx512 avx512vnni avx512bf16", OPTION_TEXT, AT(load.cpu_level), 0, 0,
+     "c avx2 avx512 avx512vnni avx512bf16 neon neonbf16", OPTION_TEXT, AT(load.cpu_level), 0, 0,
      MODEL | CMD_VERIFY},
 
     /* the Hub; defaults come from HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE */

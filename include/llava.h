@@ -153,7 +153,7 @@ typedef struct llava_load_options {
     const char *working_directory;   /* relative tower paths start here; NULL: the process's */
     int n_threads;                   /* 0: one per processor */
     const char *cpu_level;           /* NULL: the best; "c", "avx2", "avx512", "avx512vnni", */
-                                     /* "avx512bf16" */
+                                     /* "avx512bf16"; on arm64 "neon", "neonbf16" */
     llava_progress_fn progress;      /* NULL: silent */
     void *progress_user;
     const char *hub_cache;    /* Hub cache directory; NULL: model_path must be a directory */

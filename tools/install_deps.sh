@@ -1,14 +1,25 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Installs the Debian packages that building, running and testing need; does nothing when all are
-# there.
+# there. `install_deps.sh libraries` prints the libraries' names instead.
 set -eu
-packages="gcc libc6-dev make meson ninja-build pkg-config
-libjansson-dev libpcre2-dev libutf8proc-dev libjpeg62-turbo-dev libspng-dev libwebp-dev libgif-dev
-libedit-dev libcurl4-openssl-dev libssl-dev zlib1g-dev"
-test_packages="libcmocka-dev clang clang-format libclang-rt-14-dev libomp-14-dev python3
+libraries="libjansson-dev libpcre2-dev libutf8proc-dev libjpeg62-turbo-dev libspng-dev libwebp-dev
+libgif-dev libedit-dev libcurl4-openssl-dev libssl-dev zlib1g-dev"
+test_libraries="libcmocka-dev"
+packages="gcc libc6-dev make meson ninja-build pkg-config $libraries"
+test_packages="$test_libraries clang clang-format libclang-rt-14-dev libomp-14-dev python3
 binutils"
-[ "${1:-}" = test ] && packages="$packages $test_packages"
+# the tests on an emulated arm64; an arm64 machine runs them itself
+[ "$(uname -m)" = aarch64 ] ||
+    test_packages="$test_packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+case ${1:-} in
+test) packages="$packages $test_packages" ;;
+libraries)
+    # shellcheck disable=SC2086
+    echo $libraries $test_libraries
+    exit 0
+    ;;
+esac
 
 missing=
 for package in $packages; do

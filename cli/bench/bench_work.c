@@ -94,6 +94,7 @@ double bench_token_bytes(const llava_model *model, int64_t context) {
 }
 
 limit_kind bench_arithmetic(const llava_model *model) {
-    const bool native = strcmp(model->dev->level, "avx512bf16") == 0;
+    const char *level = model->dev->level;
+    const bool native = strcmp(level, "avx512bf16") == 0 || strcmp(level, "neonbf16") == 0;
     return model->compute == LLAVA_DTYPE_BF16 && native ? LIMIT_BF16 : LIMIT_F32;
 }

@@ -7,6 +7,9 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include <sys/auxv.h>
 #endif
 
 #define MAX_THREADS 256
@@ -82,6 +85,32 @@ __attribute__((target("avx2,fma"))) static double f32_avx2(int64_t n) {
     }
     return (double)n * 12 * 8 * 2;
 }
+#elif defined(__aarch64__)
+#define DECLARE(i) float32x4_t s##i = vdupq_n_f32(0);
+#define FMA(i)     __asm__ volatile("fmla %0.4s, %1.4s, %2.4s" : "+w"(s##i) : "w"(a), "w"(b));
+/* this file is compiled without the extension, so the assembler has to be told of it */
+#define DOT(i)                                                                                     \
+    __asm__ volatile(".arch_extension bf16\n\tbfmmla %0.4s, %1.8h, %2.8h"                          \
+                     : "+w"(s##i)                                                                  \
+                     : "w"(a), "w"(b));
+
+static double f32_neon(int64_t n) {
+    const float32x4_t a = vdupq_n_f32(1), b = vdupq_n_f32(1e-20f);
+    REPEAT24(DECLARE)
+    for (int64_t i = 0; i < n; i++) {
+        REPEAT24(FMA)
+    }
+    return (double)n * 24 * 4 * 2;
+}
+
+static double bf16_neon(int64_t n) {
+    const float32x4_t a = vdupq_n_f32(0), b = a;
+    REPEAT24(DECLARE)
+    for (int64_t i = 0; i < n; i++) {
+        REPEAT24(DOT)
+    }
+    return (double)n * 24 * 16 * 2;
+}
 #endif
 
 /** Without wide vectors: what the compiler makes of independent sums. */
@@ -100,6 +129,8 @@ static double arithmetic(limit_kind kind, int64_t n) {
     if (kind == LIMIT_I8 && __builtin_cpu_supports("avx512vnni")) return i8_avx512(n);
     if (__builtin_cpu_supports("avx512f")) return f32_avx512(n);
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return f32_avx2(n);
+#elif defined(__aarch64__)
+    return kind == LIMIT_BF16 && (getauxval(AT_HWCAP2) & HWCAP2_BF16) ? bf16_neon(n) : f32_neon(n);
 #endif
     (void)kind;
     return f32_plain(n);

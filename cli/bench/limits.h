@@ -10,7 +10,7 @@
 
 typedef enum limit_kind {
     LIMIT_F32,  /* float32 multiply-adds of the widest vectors, 2 operations each */
-    LIMIT_BF16, /* vdpbf16ps, 2 operations a product; F32 where it does not exist */
+    LIMIT_BF16, /* vdpbf16ps, bfmmla: 2 operations a product; F32 where neither exists */
     LIMIT_READ, /* bytes */
     LIMIT_I8    /* vpdpbusd, 2 operations a product; F32 where it does not exist */
 } limit_kind;

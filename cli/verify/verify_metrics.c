@@ -62,9 +62,11 @@ static double row_max_abs(const float *own, const float *reference, int64_t n) {
 }
 
 static double log_sum_exp(const float *x, int64_t n) {
-    double largest = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < n; i++) largest = fmax(largest, x[i]);
-    for (int64_t i = 0; i < n; i++) sum += exp(x[i] - largest);
+    /* in float, which is exact: gcc 12 for arm64 fails on a maximum of floats kept in double */
+    float largest = -INFINITY;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) largest = fmaxf(largest, x[i]);
+    for (int64_t i = 0; i < n; i++) sum += exp((double)x[i] - largest);
     return sum > 0 ? largest + log(sum) : largest;
 }
 

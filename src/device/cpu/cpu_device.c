@@ -8,6 +8,9 @@
 #ifdef LLAVA_HAVE_AVX2
 #include <cpuid.h>
 #endif
+#ifdef LLAVA_HAVE_NEONBF16
+#include <sys/auxv.h>
+#endif
 
 #include "device/cpu/cpu.h"
 
@@ -53,6 +56,9 @@ static bool has_avx512bf16(void) {
            __builtin_cpu_supports("avx512vbmi");
 }
 #endif
+#ifdef LLAVA_HAVE_NEONBF16
+static bool has_neonbf16(void) { return getauxval(AT_HWCAP2) & HWCAP2_BF16; }
+#endif
 
 typedef struct cpu_level {
     const char *name;
@@ -74,6 +80,12 @@ static const cpu_level levels[] = {
 #ifdef LLAVA_HAVE_AVX512BF16
     {"avx512bf16", has_avx512bf16, kernels_fill_avx512bf16},
 #endif
+#ifdef LLAVA_HAVE_NEON
+    {"neon", always, kernels_fill_neon},
+#endif
+#ifdef LLAVA_HAVE_NEONBF16
+    {"neonbf16", has_neonbf16, kernels_fill_neonbf16},
+#endif
 };
 
 static const char *const level_names[LLAVA_COUNT(levels) + 1] = {
@@ -89,6 +101,12 @@ static const char *const level_names[LLAVA_COUNT(levels) + 1] = {
 #endif
 #ifdef LLAVA_HAVE_AVX512BF16
     "avx512bf16",
+#endif
+#ifdef LLAVA_HAVE_NEON
+    "neon",
+#endif
+#ifdef LLAVA_HAVE_NEONBF16
+    "neonbf16",
 #endif
 };
 

@@ -31,7 +31,7 @@ typedef struct gemm_f32_args {
 
 /** The same for bfloat16: b holds pairs, b[k / 2][column][2], ldb = distance in elements between
  *  two pair rows. k is even; a may be 4-byte aligned only. Per pair the two products are added to
- *  the sum in the level's own way (AVX512-BF16: vdpbf16ps, subnormals count as zero). */
+ *  the sum in the level's own way (vdpbf16ps, bfmmla: subnormals count as zero). */
 typedef struct gemm_bf16_args {
     const uint16_t *a;
     const uint16_t *b;
@@ -235,5 +235,7 @@ void kernels_fill_avx2(kernels *table);
 void kernels_fill_avx512(kernels *table);
 void kernels_fill_avx512vnni(kernels *table);
 void kernels_fill_avx512bf16(kernels *table);
+void kernels_fill_neon(kernels *table);
+void kernels_fill_neonbf16(kernels *table);
 
 #endif
