@@ -61,6 +61,7 @@ typedef struct subject {
     bool hot; /* the same weights each time */
     int64_t heads, kv_heads, head_dim, keys;
     bool causal;
+    bool bf16_inputs; /* of attention */
     activation act;
 } subject;
 
@@ -256,6 +257,7 @@ static void run_attention(const subject *s) {
                            .causal = s->causal,
                            .scale = 0.02f,
                            .form = s->m == 1 ? LINEAR_DOT : LINEAR_PANEL,
+                           .bf16_inputs = s->bf16_inputs,
                            .k = view,
                            .v = view};
     args.v.blocks = blocks[1];
@@ -269,7 +271,7 @@ static void bench_attention(subject s) {
         s.limit = LIMIT_READ;
         s.work = 2 * keys * (double)s.kv_heads * width * (double)dtype_size(s.dtype);
     } else {
-        s.limit = LIMIT_F32;
+        s.limit = s.bf16_inputs ? LIMIT_BF16 : LIMIT_F32;
         s.work = 4 * rows * (s.causal ? keys - (rows - 1) / 2 : keys) * (double)s.heads * width;
     }
     measure(&s);
@@ -330,6 +332,16 @@ static void run_all(void) {
          .head_dim = 72, .keys = 729, .dtype = LLAVA_DTYPE_F32},
         {"attention clip-l 577 keys, float32", .m = 577, .heads = 16, .kv_heads = 16,
          .head_dim = 64, .keys = 577, .dtype = LLAVA_DTYPE_F32},
+        {"attention siglip 729 keys, bfloat16 products", .m = 729, .heads = 16, .kv_heads = 16,
+         .head_dim = 72, .keys = 729, .dtype = LLAVA_DTYPE_F32, .bf16_inputs = true},
+        {"attention clip-l 577 keys, bfloat16 products", .m = 577, .heads = 16, .kv_heads = 16,
+         .head_dim = 64, .keys = 577, .dtype = LLAVA_DTYPE_F32, .bf16_inputs = true},
+        {"attention qwen2-0.5b prompt 1024, bfloat16", .m = 1024, .heads = 14, .kv_heads = 2,
+         .head_dim = 64, .keys = 1024, .dtype = LLAVA_DTYPE_BF16, .causal = true,
+         .bf16_inputs = true},
+        {"attention qwen2-7b prompt 512 at 8192, bfloat16 products", .m = 512, .heads = 28,
+         .kv_heads = 4, .head_dim = 128, .keys = 8192, .dtype = LLAVA_DTYPE_BF16, .causal = true,
+         .bf16_inputs = true},
         {"attention qwen2-0.5b prompt 1024, float16", .m = 1024, .heads = 14, .kv_heads = 2,
          .head_dim = 64, .keys = 1024, .dtype = LLAVA_DTYPE_F16, .causal = true},
         {"attention qwen2-7b prompt 512 at 8192, bfloat16", .m = 512, .heads = 28, .kv_heads = 4,

@@ -11,7 +11,7 @@
 
 #include "device/cpu/cpu.h"
 
-#define MAX_ROWS 256 /* query rows x heads taken together */
+#define MAX_ROWS 384 /* query rows x heads taken together */
 
 typedef struct attention_job {
     device *d;
@@ -152,7 +152,7 @@ static void multiply_keys_bf16(const attention_job *job, const attention_block *
                                      .ldc = KERNEL_KEYS,
                                      .m = block->n_rows * block->n_heads,
                                      .n = i64_min(tile, n_keys - p),
-                                     .k = job->width};
+                                     .k = round_up(job->args->head_dim, 2)};
         job->k->gemm_bf16(&gemm);
     }
 }
@@ -229,10 +229,11 @@ static void weigh_scores(const attention_job *job, const attention_block *block,
             step.slope = args->alibi_slopes[head];
             step.offset = (float)(first_key - (args->first_position + row));
         }
+        const float before = block->maximum[r];
         const float factor = job->k->softmax_step(&step);
         float *out = block->out + r * job->width;
         if (job->bf16) job->k->narrow_bf16(step.scores, step.scores, KERNEL_KEYS);
-        if (factor != 1) job->k->scale(out, out, job->width, factor);
+        if (factor != 1 && before != -INFINITY) job->k->scale(out, out, job->width, factor);
     }
 }
 
