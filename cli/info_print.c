@@ -182,16 +182,18 @@ static size_t number_at(const char *name) {
     return at;
 }
 
-/** How many modules from the first on differ in nothing but their number. */
+/** How many modules from the first on differ in nothing but their number, which counts up. */
 static size_t run_of_modules(const json_t *modules, size_t first) {
     const json_t *one = json_array_get(modules, first);
     const char *name = info_text(one, "module");
     const size_t stem = number_at(name);
+    long long number = strtoll(name + stem, NULL, 10);
     size_t end = first + 1;
     for (; name[stem] && end < json_array_size(modules); end++) {
         const json_t *next = json_array_get(modules, end);
         const char *other = info_text(next, "module");
-        if (number_at(other) != stem || !other[stem] || strncmp(name, other, stem) != 0 ||
+        if (number_at(other) != stem || strncmp(name, other, stem) != 0 ||
+            strtoll(other + stem, NULL, 10) != ++number ||
             info_number(next, "bytes") != info_number(one, "bytes") ||
             strcmp(info_text(next, "device"), info_text(one, "device")) != 0)
             break;
