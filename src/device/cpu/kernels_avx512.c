@@ -295,55 +295,9 @@ static void avx512_pack_bf16_pairs(const pack_args *args) {
 
 #include "device/cpu/kernels_avx512_quant.h"
 
+#include "device/cpu/kernels_fill.h"
+
 void kernels_fill_avx512(kernels *table) {
-    table->tile_columns = TILE_VECTORS * LANES;
-#define SET(name) table->name = avx512_##name
-    SET(gemm_f32);
-    SET(pack_f32);
-    SET(pack_f16);
-    SET(pack_bf16);
-    SET(pack_bf16_pairs);
-    SET(dot_f32);
-    SET(dot_f16);
-    SET(dot_bf16);
-    SET(epilogue);
-    SET(encode_4bit);
-    SET(expand_4bit);
-    SET(arrange_4bit);
-    SET(code_inputs);
-    SET(dot_4bit);
-    SET(encode_i8);
-    SET(mark_outliers);
-    SET(dot_i8);
-    SET(pack_i8);
-    SET(gemm_i8);
-    SET(scale_i32);
-    SET(widen_f16);
-    SET(widen_bf16);
-    SET(narrow_f16);
-    SET(narrow_bf16);
-    SET(round_bf16);
-    SET(softmax_step);
-    SET(key_scores_f32);
-    SET(key_scores_f16);
-    SET(key_scores_bf16);
-    SET(value_sums_f32);
-    SET(value_sums_f16);
-    SET(value_sums_bf16);
-    SET(sum);
-    SET(sum_squares);
-    SET(normalize);
-    SET(rope);
-    SET(silu);
-    SET(gelu);
-    SET(gelu_tanh);
-    SET(quick_gelu);
-    SET(relu);
-    SET(relu2);
-    SET(tanh);
-    SET(sigmoid);
-    SET(multiply);
-    SET(add_scaled);
-    SET(scale);
-#undef SET
+    fill_shared(table);
+    table->pack_bf16_pairs = avx512_pack_bf16_pairs;
 }

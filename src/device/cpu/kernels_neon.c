@@ -183,45 +183,10 @@ static void neon_pair_rows(uint16_t *dst, const uint16_t *a, const uint16_t *b, 
     }
 }
 
+#include "device/cpu/kernels_fill.h"
+
 void kernels_fill_neon(kernels *table) {
-    table->tile_columns = TILE_VECTORS * LANES;
-#define SET(name) table->name = neon_##name
-    SET(gemm_f32);
-    SET(pack_f32);
-    SET(pack_f16);
-    SET(pack_bf16);
-    SET(pack_bf16_pairs);
-    SET(pair_rows);
-    SET(dot_f32);
-    SET(dot_f16);
-    SET(dot_bf16);
-    SET(epilogue);
-    SET(widen_f16);
-    SET(widen_bf16);
-    SET(narrow_f16);
-    SET(narrow_bf16);
-    SET(round_bf16);
-    SET(softmax_step);
-    SET(key_scores_f32);
-    SET(key_scores_f16);
-    SET(key_scores_bf16);
-    SET(value_sums_f32);
-    SET(value_sums_f16);
-    SET(value_sums_bf16);
-    SET(sum);
-    SET(sum_squares);
-    SET(normalize);
-    SET(rope);
-    SET(silu);
-    SET(gelu);
-    SET(gelu_tanh);
-    SET(quick_gelu);
-    SET(relu);
-    SET(relu2);
-    SET(tanh);
-    SET(sigmoid);
-    SET(multiply);
-    SET(add_scaled);
-    SET(scale);
-#undef SET
+    fill_shared(table);
+    table->pack_bf16_pairs = neon_pack_bf16_pairs;
+    table->pair_rows = neon_pair_rows;
 }
