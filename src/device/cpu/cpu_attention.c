@@ -211,6 +211,18 @@ static void multiply_values(const attention_job *job, const attention_block *blo
     }
 }
 
+softmax_args cpu_softmax_args(const attention_args *args, int64_t row, int64_t head,
+                              int64_t first_key, int64_t first, int64_t last) {
+    softmax_args step = {.first = i64_max(0, i64_min(first - first_key, KERNEL_KEYS)),
+                         .last = i64_max(0, i64_min(last - first_key, KERNEL_KEYS)),
+                         .scale = args->scale};
+    if (args->alibi_slopes) {
+        step.slope = args->alibi_slopes[head];
+        step.offset = (float)(first_key - (args->first_position + row));
+    }
+    return step;
+}
+
 static void weigh_scores(const attention_job *job, const attention_block *block,
                          int64_t first_key) {
     const attention_args *args = job->args;
@@ -219,16 +231,10 @@ static void weigh_scores(const attention_job *job, const attention_block *block,
         const int64_t head = block->first_head + r % block->n_heads;
         int64_t first, last;
         attention_visible(args, row, &first, &last);
-        softmax_args step = {.scores = block->scores + r * KERNEL_KEYS,
-                             .maximum = block->maximum + r,
-                             .sum = block->sum + r,
-                             .first = i64_max(0, i64_min(first - first_key, KERNEL_KEYS)),
-                             .last = i64_max(0, i64_min(last - first_key, KERNEL_KEYS)),
-                             .scale = args->scale};
-        if (args->alibi_slopes) {
-            step.slope = args->alibi_slopes[head];
-            step.offset = (float)(first_key - (args->first_position + row));
-        }
+        softmax_args step = cpu_softmax_args(args, row, head, first_key, first, last);
+        step.scores = block->scores + r * KERNEL_KEYS;
+        step.maximum = block->maximum + r;
+        step.sum = block->sum + r;
         const float before = block->maximum[r];
         const float factor = job->k->softmax_step(&step);
         float *out = block->out + r * job->width;

@@ -112,16 +112,11 @@ static void weigh_keys(const dot_job *job, const group_buffers *b, int64_t row, 
                        int64_t first_key, int64_t first, int64_t last) {
     const attention_args *args = job->args;
     for (int64_t i = 0; i < job->group; i++) {
-        softmax_args step = {.scores = b->scores + i * KERNEL_KEYS,
-                             .maximum = b->maximum + i,
-                             .sum = b->sum + i,
-                             .first = i64_max(0, i64_min(first - first_key, KERNEL_KEYS)),
-                             .last = i64_max(0, i64_min(last - first_key, KERNEL_KEYS)),
-                             .scale = args->scale};
-        if (args->alibi_slopes) {
-            step.slope = args->alibi_slopes[kv_head * job->group + i];
-            step.offset = (float)(first_key - (args->first_position + row));
-        }
+        softmax_args step =
+            cpu_softmax_args(args, row, kv_head * job->group + i, first_key, first, last);
+        step.scores = b->scores + i * KERNEL_KEYS;
+        step.maximum = b->maximum + i;
+        step.sum = b->sum + i;
         b->factors[i] = job->k->softmax_step(&step);
     }
 }

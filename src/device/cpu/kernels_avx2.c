@@ -155,25 +155,7 @@ V void store_transposed(float *dst, int64_t ld, vec r[8], int64_t n_k) {
     for (int64_t i = 0; i < i64_min(8, n_k); i++) _mm256_store_ps(dst + i * ld, t[i]);
 }
 
-#define PACK(name, size, load)                                                                     \
-    static void avx2_##name(const pack_args *args) {                                               \
-        for (int64_t j = 0; j < args->ld; j += 8)                                                  \
-            for (int64_t k = 0; k < args->k; k += 8) {                                             \
-                const int64_t n_k = args->k - k;                                                   \
-                const uint8_t *src =                                                               \
-                    (const uint8_t *)args->src + j * args->row_bytes + k * (size);                 \
-                vec r[8];                                                                          \
-                UNROLL for (int i = 0; i < 8; i++) {                                               \
-                    r[i] = v_set(0);                                                               \
-                    const uint8_t *row = src + i * args->row_bytes;                                \
-                    if (j + i < args->n) r[i] = n_k >= 8 ? load(row) : load##_n(row, n_k);         \
-                }                                                                                  \
-                store_transposed((float *)args->dst + k * args->ld + j, args->ld, r, n_k);         \
-            }                                                                                      \
-    }
-PACK(pack_f32, 4, load_f32)
-PACK(pack_f16, 2, v_load_f16)
-PACK(pack_bf16, 2, v_load_bf16)
+#include "device/cpu/kernels_pack.h"
 
 #include "device/cpu/kernels_avx2_quant.h"
 

@@ -126,26 +126,7 @@ V void store_transposed(float *dst, int64_t ld, const vec r[4], int64_t n_k) {
     }
 }
 
-/** size: bytes of an element; 4 columns a turn, so that few rows are read at a time. */
-#define PACK(name, size, load)                                                                     \
-    static void neon_##name(const pack_args *args) {                                               \
-        for (int64_t j = 0; j < args->ld; j += 4)                                                  \
-            for (int64_t k = 0; k < args->k; k += 4) {                                             \
-                const int64_t n_k = args->k - k;                                                   \
-                const uint8_t *src =                                                               \
-                    (const uint8_t *)args->src + j * args->row_bytes + k * (size);                 \
-                vec r[4];                                                                          \
-                UNROLL for (int i = 0; i < 4; i++) {                                               \
-                    r[i] = v_set(0);                                                               \
-                    const uint8_t *row = src + i * args->row_bytes;                                \
-                    if (j + i < args->n) r[i] = n_k >= 4 ? load(row) : load##_n(row, n_k);         \
-                }                                                                                  \
-                store_transposed((float *)args->dst + k * args->ld + j, args->ld, r, n_k);         \
-            }                                                                                      \
-    }
-PACK(pack_f32, 4, load_f32)
-PACK(pack_f16, 2, v_load_f16)
-PACK(pack_bf16, 2, v_load_bf16)
+#include "device/cpu/kernels_pack.h"
 
 /** Pairs are 32-bit values already; they pass through float registers untouched. */
 V vec load_pairs(const void *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }
