@@ -2,9 +2,11 @@
  *
  * llava batch: a file of questions through one model, several at a time as one ragged batch.
  * Answers come out in the order of the questions; an output file that is there is continued.
+ * While questions are answered, the pictures of the next one are read and decoded.
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -20,6 +22,18 @@ typedef struct slot {
     picture_list pictures;
 } slot;
 
+/** A question that has no place in the batch yet. */
+typedef struct batch_question {
+    bool is_there;
+    json_t *line; /* NULL: not JSON */
+    size_t index;
+    const char *folder;
+    picture_list pictures;
+    background work; /* opens the pictures */
+    llava_status status;
+    llava_error failure;
+} batch_question;
+
 typedef struct batch {
     const cli_args *args;
     cli_model model;
@@ -31,8 +45,11 @@ typedef struct batch {
     size_t n_slots;
     json_t **done; /* answers that wait for earlier ones, by index - n_written */
     size_t done_capacity;
-    size_t n_read, n_written, n_failed;
-    json_t *held; /* a question that found no room yet */
+    size_t n_read, n_written, n_failed, n_running;
+    bool reads_ahead; /* a plain file: a pipe's writer may wait for answers first */
+    batch_question next;
+    char *text; /* the line it was read from */
+    size_t text_capacity;
 } batch;
 
 /* ---------------------------------------------------------------- output */
@@ -78,28 +95,49 @@ static llava_status put_error(batch *b, size_t index, json_t *line, const llava_
 
 /* ---------------------------------------------------------------- questions */
 
-static llava_status attach_picture(batch *b, slot *s, const json_t *path, llava_error *err) {
+static llava_status open_picture(batch_question *q, const json_t *path, llava_error *err) {
     const char *name = json_string_value(path);
     if (!name)
         return llava_fail(err, LLAVA_MALFORMED, "a picture's path is %s, not a text",
                           json_kind(path));
     bytes full = {0};
     const bool ok =
-        name[0] == '/' ? bytes_puts(&full, name) : bytes_printf(&full, "%s/%s", b->folder, name);
+        name[0] == '/' ? bytes_puts(&full, name) : bytes_printf(&full, "%s/%s", q->folder, name);
     const llava_status status =
-        ok ? cli_picture_add(&s->pictures, full.data, err) : llava_fail_memory(err, 0, "a path");
+        ok ? cli_picture_add(&q->pictures, full.data, err) : llava_fail_memory(err, 0, "a path");
     bytes_free(&full);
     return status;
 }
 
-static llava_status attach_pictures(batch *b, slot *s, const json_t *line, llava_error *err) {
-    const json_t *one = json_get(line, "image"), *many = json_get(line, "images");
-    if (one) LLAVA_TRY(attach_picture(b, s, one, err));
+static llava_status open_pictures(batch_question *q, llava_error *err) {
+    const json_t *one = json_get(q->line, "image"), *many = json_get(q->line, "images");
+    if (one) LLAVA_TRY(open_picture(q, one, err));
     if (many && !json_is_array(many))
         return llava_fail(err, LLAVA_MALFORMED, "'images' is %s, not an array", json_kind(many));
     for (size_t i = 0; i < json_array_size(many); i++)
-        LLAVA_TRY(attach_picture(b, s, json_array_get(many, i), err));
+        LLAVA_TRY(open_picture(q, json_array_get(many, i), err));
     return LLAVA_OK;
+}
+
+static llava_status check_line(const json_t *line, llava_error *err) {
+    if (!json_is_object(line))
+        return llava_fail(err, LLAVA_MALFORMED, "the line is %s, not an object", json_kind(line));
+    if (!json_string_value(json_get(line, "question")))
+        return llava_fail(err, LLAVA_MALFORMED, "the line has no text 'question'");
+    return LLAVA_OK;
+}
+
+static void prepare_question(void *user) {
+    batch_question *q = user;
+    q->status = check_line(q->line, &q->failure);
+    if (q->status == LLAVA_OK) q->status = open_pictures(q, &q->failure);
+}
+
+static void question_free(batch_question *q) {
+    background_end(&q->work);
+    cli_pictures_free(&q->pictures);
+    json_decref(q->line);
+    *q = (batch_question){0};
 }
 
 static llava_status feed_question(batch *b, slot *s, const char *question, llava_error *err) {
@@ -125,41 +163,12 @@ done:
     return status;
 }
 
-static llava_status start_question(batch *b, slot *s, const json_t *line, llava_error *err) {
-    if (!json_is_object(line))
-        return llava_fail(err, LLAVA_MALFORMED, "the line is %s, not an object", json_kind(line));
-    const char *question = json_string_value(json_get(line, "question"));
-    if (!question) return llava_fail(err, LLAVA_MALFORMED, "the line has no text 'question'");
-    LLAVA_TRY(attach_pictures(b, s, line, err));
-    if (question[0] == '\0' && s->pictures.count == 0)
+static llava_status start_question(batch *b, slot *s, llava_error *err) {
+    const char *text = json_string_value(json_get(s->line, "question"));
+    if (text[0] == '\0' && s->pictures.count == 0)
         return llava_fail(err, LLAVA_BAD_ARGUMENT, "the question is empty");
-    LLAVA_TRY(feed_question(b, s, question, err));
+    LLAVA_TRY(feed_question(b, s, text, err));
     return llava_session_start(s->session, &b->generation.options, err);
-}
-
-static bool any_running(const batch *b) {
-    for (size_t i = 0; i < b->n_slots; i++)
-        if (b->slots[i].line) return true;
-    return false;
-}
-
-/** Puts a question into a free slot. A full cache holds it back while others can make room. */
-static llava_status place_question(batch *b, slot *s, json_t *line, size_t index,
-                                   llava_error *err) {
-    llava_error failure = {0};
-    const llava_status status = start_question(b, s, line, &failure);
-    if (status == LLAVA_OK) {
-        s->line = line;
-        s->index = index;
-        return LLAVA_OK;
-    }
-    cli_pictures_free(&s->pictures);
-    if (status == LLAVA_CONTEXT_FULL && any_running(b)) {
-        b->held = line;
-        return LLAVA_OK;
-    }
-    return put_error(b, index, json_is_object(line) ? line : (json_decref(line), NULL), &failure,
-                     err);
 }
 
 /** The next line that is not blank; *text is realloc'ed. False at the end. */
@@ -169,34 +178,51 @@ static bool next_line(FILE *in, char **text, size_t *capacity, ssize_t *size) {
     return false;
 }
 
-static llava_status take_questions(batch *b, llava_error *err) {
-    char *text = NULL;
-    size_t capacity = 0;
-    llava_status status = LLAVA_OK;
-    for (size_t i = 0; i < b->n_slots && status == LLAVA_OK && !cli_interrupted(); i++) {
-        while (!b->slots[i].line && status == LLAVA_OK) {
-            if (b->held) {
-                json_t *line = b->held;
-                b->held = NULL;
-                status = place_question(b, &b->slots[i], line, b->n_read - 1, err);
-                if (b->held) goto done;
-                continue;
-            }
-            ssize_t size;
-            if (!next_line(b->data, &text, &capacity, &size)) goto done;
-            const size_t index = b->n_read++;
-            llava_error failure = {0};
-            json_t *line = NULL;
-            if (json_read_text(text, (size_t)size, "the line", &line, &failure) != LLAVA_OK)
-                status = put_error(b, index, NULL, &failure, err);
-            else
-                status = place_question(b, &b->slots[i], line, index, err);
-            if (b->held) goto done;
-        }
+/** Reads the next question, if there is one, and begins to open its pictures. */
+static void read_question(batch *b) {
+    batch_question *q = &b->next;
+    ssize_t size;
+    if (q->is_there || !next_line(b->data, &b->text, &b->text_capacity, &size)) return;
+    *q = (batch_question){.is_there = true, .index = b->n_read++, .folder = b->folder};
+    q->status = json_read_text(b->text, (size_t)size, "the line", &q->line, &q->failure);
+    if (q->status == LLAVA_OK) background_begin(&q->work, prepare_question, q);
+}
+
+/** Puts the next question into a free slot. A full cache holds it back while others can make room;
+ *  *held tells. */
+static llava_status place_question(batch *b, slot *s, bool *held, llava_error *err) {
+    batch_question *q = &b->next;
+    background_end(&q->work);
+    llava_error failure = q->failure;
+    llava_status status = q->status;
+    if (status == LLAVA_OK) {
+        *s = (slot){s->session, q->line, q->index, q->pictures};
+        status = start_question(b, s, &failure);
+        *held = status == LLAVA_CONTEXT_FULL && b->n_running > 0;
+        if (status != LLAVA_OK) *s = (slot){.session = s->session};
+        if (*held) return LLAVA_OK;
     }
-done:
-    free(text);
-    return status;
+    if (status == LLAVA_OK) {
+        b->n_running++;
+        *q = (batch_question){0}; /* the slot's now */
+        return LLAVA_OK;
+    }
+    json_t *line = json_is_object(q->line) ? json_incref(q->line) : NULL;
+    const size_t index = q->index;
+    question_free(q);
+    return put_error(b, index, line, &failure, err);
+}
+
+static llava_status take_questions(batch *b, llava_error *err) {
+    bool held = false;
+    for (size_t i = 0; i < b->n_slots && !held && !cli_interrupted(); i++)
+        while (!b->slots[i].line && !held) {
+            read_question(b);
+            if (!b->next.is_there) return LLAVA_OK;
+            LLAVA_TRY(place_question(b, &b->slots[i], &held, err));
+        }
+    if (b->reads_ahead) read_question(b);
+    return LLAVA_OK;
 }
 
 /* ---------------------------------------------------------------- answers */
@@ -213,6 +239,7 @@ static llava_status collect_answers(batch *b, llava_error *err) {
                             json_string(cli_finish_name(r->finish_reason)));
         json_t *answer = s->line;
         s->line = NULL;
+        b->n_running--;
         cli_pictures_free(&s->pictures);
         LLAVA_TRY(put_answer(b, s->index, answer, err));
     }
@@ -223,7 +250,7 @@ static llava_status answer_all(batch *b, llava_error *err) {
     for (;;) {
         LLAVA_TRY(take_questions(b, err));
         if (cli_interrupted()) return llava_fail(err, LLAVA_CANCELLED, "the batch was cancelled");
-        if (!any_running(b)) return LLAVA_OK;
+        if (b->n_running == 0) return LLAVA_OK;
         size_t n_running;
         LLAVA_TRY(llava_context_step(b->context, &n_running, err));
         LLAVA_TRY(collect_answers(b, err));
@@ -270,6 +297,8 @@ static llava_status open_files(batch *b, llava_error *err) {
     const cli_args *args = b->args;
     b->data = fopen(args->data, "r");
     if (!b->data) return llava_fail(err, LLAVA_IO, "%s: %s", args->data, strerror(errno));
+    struct stat about;
+    b->reads_ahead = fstat(fileno(b->data), &about) == 0 && S_ISREG(about.st_mode);
     const char *slash = strrchr(args->data, '/');
     b->folder = slash ? strndup(args->data, (size_t)(slash - args->data) + (slash == args->data))
                       : strdup(".");
@@ -308,7 +337,8 @@ static void batch_free(batch *b) {
         json_decref(b->slots[i].line);
     }
     for (size_t i = 0; i < b->done_capacity; i++) json_decref(b->done[i]);
-    json_decref(b->held);
+    question_free(&b->next);
+    free(b->text);
     free(b->done);
     free(b->slots);
     cli_generation_free(&b->generation);

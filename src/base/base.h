@@ -6,6 +6,7 @@
 #ifndef LLAVA_BASE_H
 #define LLAVA_BASE_H
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -175,6 +176,19 @@ size_t utf8_encode(int32_t code, char out[4]);
  *  Which thread runs which index is not specified: results must not depend on it. */
 typedef void (*parallel_fn)(void *user, int64_t index);
 void parallel_for(int n_threads, int64_t count, parallel_fn fn, void *user);
+
+/** Something done beside the caller. Zero-initialise; it stays where it is while it runs. */
+typedef struct background {
+    pthread_t thread;
+    bool is_running;
+    void (*fn)(void *user);
+    void *user;
+} background;
+
+/** Calls fn(user) on a thread of its own, or at once where the system gives none. */
+void background_begin(background *work, void (*fn)(void *user), void *user);
+/** Waits for it. Harmless when nothing was begun. */
+void background_end(background *work);
 
 /** Index of the calling thread inside parallel_for, 0 <= index < n_threads. */
 int parallel_index(void);

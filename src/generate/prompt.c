@@ -324,45 +324,6 @@ llava_status prompt_build(const prompt_source *source, const llava_part *parts, 
 
 /* ---------------------------------------------------------------- rows */
 
-static llava_status encode_picture(const prompt_source *source, prompt_picture *picture,
-                                   llava_error *err) {
-    const size_t side = (size_t)image_processor_view_size(source->processor);
-    const size_t hidden = (size_t)source->model->config->lm.hidden_size;
-    size_t n_pixels, n_rows;
-    if (!size_mul((size_t)picture->plan.n_views, side * side * 3, &n_pixels) ||
-        !size_mul((size_t)picture->plan.n_rows, hidden, &n_rows))
-        return llava_fail_memory(err, SIZE_MAX, "a picture");
-    llava_status status = LLAVA_OK;
-    float *pixels = array_new(n_pixels, sizeof *pixels);
-    float *rows = array_new(n_rows, sizeof *rows);
-    if (!pixels || !rows) {
-        status = llava_fail_memory(err, (n_pixels + n_rows) * sizeof *rows, "a picture");
-        goto done;
-    }
-    LLAVA_TRY_DONE(image_process(source->processor, &picture->plan, picture->images,
-                                 picture->n_images, pixels, NULL, err));
-    LLAVA_TRY_DONE(model_encode_picture(source->model, &picture->plan, pixels, rows, NULL, err));
-    picture->rows = rows;
-    rows = NULL;
-done:
-    free(pixels);
-    free(rows);
-    return status;
-}
-
-llava_status prompt_encode_pictures(const prompt_source *source, prompt *p, int64_t n_cached,
-                                    llava_error *err) {
-    for (size_t i = 0; i < p->n_pictures; i++) {
-        prompt_picture *picture = &p->pictures[i];
-        if (picture->first_row + picture->plan.n_rows > n_cached) {
-            const llava_status status = encode_picture(source, picture, err);
-            if (status != LLAVA_OK) return llava_fail_prefix(err, status, "picture %zu: ", i);
-        }
-        picture->images = NULL;
-    }
-    return LLAVA_OK;
-}
-
 static const float *row_of_picture(const prompt *p, int64_t row, int64_t hidden, int64_t *n_left) {
     for (size_t i = 0; i < p->n_pictures; i++) {
         const prompt_picture *picture = &p->pictures[i];

@@ -18,3 +18,10 @@ cmp "$WORK/all" "$WORK/tight" && echo 'the same in little room'
 echo '{"question": "another file"}' >"$WORK/other.jsonl"
 "$LLAVA" batch $model --data "$WORK/other.jsonl" --output "$WORK/all"
 echo "exit $?"
+# from a pipe
+mkfifo "$WORK/pipe"
+cp "$CLI_DATA"/*.png "$WORK"
+cat "$CLI_DATA/questions.jsonl" >"$WORK/pipe" &
+"$LLAVA" batch $model $common --data "$WORK/pipe" --output "$WORK/piped"
+sed -i "s|$WORK|$CLI_DATA|" "$WORK/piped" # paths in messages
+cmp "$WORK/all" "$WORK/piped" && echo 'the same from a pipe'
