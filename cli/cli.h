@@ -61,6 +61,7 @@ typedef struct cli_args {
     const char *data, *output, *reference, *image_size;
     const char *dummy, *tiles, *prompts, *contexts;
     int64_t parallel, context_tokens, repeat;
+    llava_dtype kv_dtype; /* of the cache; DEFAULT: as the model computes */
     bool raw, json, stats, print_prompt, decode, prompt, no_question, cpu_time, help;
     side_list sides; /* compare */
     text_list words; /* what is no option */
@@ -105,7 +106,8 @@ typedef enum option_kind {
     OPTION_INT,   /* int */
     OPTION_FLOAT, /* float */
     OPTION_SEED,  /* uint64_t */
-    OPTION_DTYPE  /* llava_dtype */
+    OPTION_DTYPE, /* llava_dtype to compute in */
+    OPTION_KV     /* llava_dtype of the cache */
 } option_kind;
 
 typedef struct cli_option {
@@ -129,7 +131,7 @@ void cli_args_free(cli_args *args);
 /** True for options that compare takes for one side alone, too. */
 bool cli_option_has_sides(const cli_option *option);
 /** The loading options of one side of a comparison. */
-llava_load_options cli_side_options(const cli_args *args, int side);
+void cli_side_apply(cli_args *args, int side);
 
 const cli_command *cli_command_find(const char *name);
 /** The word of `words` nearest to `text`, or NULL when none is near. */

@@ -321,6 +321,7 @@ static llava_status open_engine(batch *b, llava_error *err) {
     const llava_context_options options = {
         .max_tokens = args->context_tokens ? args->context_tokens
                                            : (int64_t)b->n_slots * b->model.info.context_len,
+        .kv_dtype = args->kv_dtype,
         .n_threads = args->load.n_threads};
     LLAVA_TRY(llava_context_new(&b->model.loaded, &options, &b->context, err));
     b->slots = array_new(b->n_slots, sizeof *b->slots);

@@ -111,6 +111,7 @@ static llava_status open_model(const cli_args *args, subject_model *m, llava_err
         m->model = m->real.loaded.model;
         m->processor = m->real.loaded.image_processor;
     }
+    m->model->kv_dtype = args->kv_dtype;
     m->load_ms = limits_ms() - start;
     return LLAVA_OK;
 }
@@ -170,12 +171,13 @@ static bool print_document(const bench *b, const subject_model *m) {
     json_t *list = json_array();
     for (size_t i = 0; list && i < b->n_figures; i++)
         json_array_append_new(list, figure_json(&b->figures[i]));
-    json_t *document = json_pack(
-        "{s:s, s:b, s:s, s:s, s:i, s:I, s:I, s:i, s:o}", "architecture",
-        model->config->architecture, "random_weights", (int)m->dummy, "torch_dtype",
-        dtype_name(model->compute), "cpu_level", model->dev->level, "threads",
-        model->dev->n_threads, "layers", (json_int_t)model->config->lm.n_layers, "weight_bytes",
-        (json_int_t)model->weight_bytes, "repeats", b->n_repeats, "stages", list);
+    json_t *document =
+        json_pack("{s:s, s:b, s:s, s:s, s:s, s:i, s:I, s:I, s:i, s:o}", "architecture",
+                  model->config->architecture, "random_weights", (int)m->dummy, "torch_dtype",
+                  dtype_name(model->compute), "kv_dtype", dtype_name(kv_dtype_of(model)),
+                  "cpu_level", model->dev->level, "threads", model->dev->n_threads, "layers",
+                  (json_int_t)model->config->lm.n_layers, "weight_bytes",
+                  (json_int_t)model->weight_bytes, "repeats", b->n_repeats, "stages", list);
     return document && cli_print_json(stdout, document, true);
 }
 

@@ -180,6 +180,7 @@ static llava_status open_chat(chat *c, llava_error *err) {
     LLAVA_TRY(cli_generation_make(c->args, &c->model, &c->generation, err));
     c->generation.options.on_text = stream_text;
     const llava_context_options options = {.max_tokens = c->args->context_tokens,
+                                           .kv_dtype = c->args->kv_dtype,
                                            .n_threads = c->args->load.n_threads};
     LLAVA_TRY(llava_context_new(&c->model.loaded, &options, &c->context, err));
     return llava_session_new(c->context, &c->session, err);

@@ -182,6 +182,16 @@ static const char *setting_of(const compare_side *side) {
     return o->load_4bit ? ", load_4bit" : o->load_8bit ? ", load_8bit" : "";
 }
 
+static const char *cache_of(const compare_side *side) {
+    switch (side->args.kv_dtype) {
+    case LLAVA_DTYPE_F32: return ", float32 cache";
+    case LLAVA_DTYPE_F16: return ", float16 cache";
+    case LLAVA_DTYPE_BF16: return ", bfloat16 cache";
+    case LLAVA_DTYPE_I8: return ", int8 cache";
+    default: return "";
+    }
+}
+
 static const char *type_of(const compare_side *side) {
     return dtype_name(side->model.info.torch_dtype);
 }
@@ -191,10 +201,11 @@ static json_t *number(double value) { return isfinite(value) ? json_real(value) 
 
 static json_t *side_json(const compare_side *side, double perplexity) {
     const llava_load_options *o = &side->args.load;
-    return json_pack("{s:s, s:s, s:b, s:b, s:I, s:o}", "path", side->args.words.items[0],
-                     "torch_dtype", type_of(side), "load_8bit", o->load_8bit, "load_4bit",
-                     o->load_4bit, "weight_bytes", (json_int_t)side->model.info.weight_bytes,
-                     "perplexity", number(perplexity));
+    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:I, s:o}", "path", side->args.words.items[0],
+                     "torch_dtype", type_of(side), "kv_dtype",
+                     dtype_name(kv_dtype_of(side->model.loaded.model)), "load_8bit", o->load_8bit,
+                     "load_4bit", o->load_4bit, "weight_bytes",
+                     (json_int_t)side->model.info.weight_bytes, "perplexity", number(perplexity));
 }
 
 static json_t *report_json(const comparison *c, const compare_summary *s) {
@@ -209,8 +220,8 @@ static json_t *report_json(const comparison *c, const compare_summary *s) {
 
 static void print_report(const comparison *c, const compare_summary *s) {
     for (int k = 0; k < 2; k++)
-        printf("%-16s %s, %s%s\n", c->sides[k].label, c->sides[k].args.words.items[0],
-               type_of(&c->sides[k]), setting_of(&c->sides[k]));
+        printf("%-16s %s, %s%s%s\n", c->sides[k].label, c->sides[k].args.words.items[0],
+               type_of(&c->sides[k]), setting_of(&c->sides[k]), cache_of(&c->sides[k]));
     printf("%-16s %zu, with %zu picture%s\n", "questions", c->n_questions, c->n_pictures,
            c->n_pictures == 1 ? "" : "s");
     printf("%-16s %zu\n", "answer tokens", c->totals.count);

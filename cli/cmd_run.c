@@ -136,6 +136,7 @@ static llava_status feed(const cli_args *args, question *q, llava_error *err) {
 
 static llava_status answer(const cli_args *args, question *q, llava_error *err) {
     const llava_context_options options = {.max_tokens = args->context_tokens,
+                                           .kv_dtype = args->kv_dtype,
                                            .n_threads = args->load.n_threads};
     LLAVA_TRY(cli_generation_make(args, &q->model, &q->generation, err));
     LLAVA_TRY(llava_context_new(&q->model.loaded, &options, &q->context, err));

@@ -69,6 +69,9 @@ const cli_option cli_options[] = {
      0, CMD_RUN | CMD_BATCH | CMD_COMPARE},
     {"print-prompt", NULL, "print the rendered prompt and stop", NULL, OPTION_FLAG,
      AT(print_prompt), 0, 0, CMD_RUN},
+    {"kv-dtype", "TYPE", "type of cached keys and values (default: as torch-dtype)",
+     "float16 bfloat16 float32 int8", OPTION_KV, AT(kv_dtype), 0, 0,
+     ANSWER | CMD_COMPARE | CMD_BENCH},
     {"context-tokens", "N", "positions the cache has room for (default: the model's context)", NULL,
      OPTION_I64, AT(context_tokens), 1, 1e9, ANSWER | CMD_INFO},
 
@@ -208,11 +211,13 @@ static bool set_value(const cli_option *option, cli_args *args, const char *text
     case OPTION_TEXT: *(const char **)field = text; return true;
     case OPTION_LIST: return list_append(field, text);
     case OPTION_IDS: return append_id(option, field, text);
-    case OPTION_DTYPE: {
+    case OPTION_DTYPE:
+    case OPTION_KV: {
         llava_dtype *dtype = field;
         return dtype_parse(text, dtype) &&
                (*dtype == LLAVA_DTYPE_F32 || *dtype == LLAVA_DTYPE_F16 ||
-                *dtype == LLAVA_DTYPE_BF16);
+                *dtype == LLAVA_DTYPE_BF16 ||
+                (*dtype == LLAVA_DTYPE_I8 && option->kind == OPTION_KV));
     }
     case OPTION_SEED: return parse_seed(text, field);
     default: return set_number(option, field, text);
@@ -222,7 +227,7 @@ static bool set_value(const cli_option *option, cli_args *args, const char *text
 /* ---------------------------------------------------------------- sides of a comparison */
 
 bool cli_option_has_sides(const cli_option *option) {
-    return option->offset - AT(load) < sizeof(llava_load_options);
+    return option->offset - AT(load) < sizeof(llava_load_options) || option->kind == OPTION_KV;
 }
 
 static bool side_append(cli_args *args, side_setting setting) {
@@ -233,13 +238,11 @@ static bool side_append(cli_args *args, side_setting setting) {
     return true;
 }
 
-llava_load_options cli_side_options(const cli_args *args, int side) {
-    cli_args own = {.load = args->load};
+void cli_side_apply(cli_args *args, int side) {
     for (size_t i = 0; i < args->sides.count; i++) {
         const side_setting *s = &args->sides.items[i];
-        if (s->side == side) set_value(s->option, &own, s->value);
+        if (s->side == side) set_value(s->option, args, s->value);
     }
-    return own.load;
 }
 
 /* ---------------------------------------------------------------- the command line */
@@ -322,8 +325,8 @@ static bool parse_option(const cli_command *command, int argc, char **argv, int 
         }
         value = argv[++*i];
     }
-    const bool listed =
-        !option->choices || option->kind == OPTION_DTYPE || is_choice(option->choices, value);
+    const bool listed = !option->choices || option->kind == OPTION_DTYPE ||
+                        option->kind == OPTION_KV || is_choice(option->choices, value);
     if (listed && take_value(option, side, value, args)) return true;
     report_value(command, option, value);
     return false;

@@ -255,7 +255,9 @@ LLAVA_API llava_status llava_count_visual_tokens(const llava_image_processor *pr
 typedef struct llava_context_options {
     int64_t max_tokens; /* KV positions shared by all sessions; 0: the model's context length */
     int n_threads;      /* 0: as loaded */
-    uint64_t reserved[6];
+    /** Of cached keys and values: F32, F16, BF16 or I8; DEFAULT: the model's torch_dtype. */
+    llava_dtype kv_dtype;
+    uint64_t reserved[5];
 } llava_context_options;
 
 /** What to do with a picture whose placeholder stands in the prompt. */

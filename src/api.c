@@ -242,6 +242,20 @@ LLAVA_API llava_status llava_template_render(const char *name, const char *syste
 
 /* ---------------------------------------------------------------- contexts and sessions */
 
+static llava_status check_kv_dtype(llava_error *err, const char *function, llava_dtype dtype) {
+    switch (dtype) {
+    case LLAVA_DTYPE_DEFAULT:
+    case LLAVA_DTYPE_F32:
+    case LLAVA_DTYPE_F16:
+    case LLAVA_DTYPE_BF16:
+    case LLAVA_DTYPE_I8: return LLAVA_OK;
+    default: break;
+    }
+    return llava_fail(err, LLAVA_BAD_ARGUMENT,
+                      "%s: kv_dtype is %d, expected LLAVA_DTYPE_DEFAULT, F32, F16, BF16 or I8",
+                      function, (int)dtype);
+}
+
 LLAVA_API llava_status llava_context_new(const llava_loaded *loaded,
                                          const llava_context_options *options,
                                          llava_context **context, llava_error *err) {
@@ -255,6 +269,7 @@ LLAVA_API llava_status llava_context_new(const llava_loaded *loaded,
         if (options->max_tokens < 0)
             return llava_fail(err, LLAVA_BAD_ARGUMENT, "%s: max_tokens is %lld, expected 0 or more",
                               __func__, (long long)options->max_tokens);
+        LLAVA_TRY(check_kv_dtype(err, __func__, options->kv_dtype));
     }
     return context_new(loaded, options, context, err);
 }

@@ -31,9 +31,10 @@ llava_status compare_side_open(const cli_args *args, int index, compare_side *si
     side->label = index == 0 ? "A" : "B";
     side->args = *args;
     side->args.words = (text_list){args->words.items + word, 1};
-    side->args.load = cli_side_options(args, index);
+    cli_side_apply(&side->args, index);
     const llava_status status = cli_load(&side->args, &side->model, err);
     if (status != LLAVA_OK) return llava_fail_prefix(err, status, "%s: ", side->label);
+    side->model.loaded.model->kv_dtype = side->args.kv_dtype;
     return make_buffers(side, err);
 }
 

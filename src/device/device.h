@@ -53,7 +53,7 @@ typedef struct kv_view {
     void *const *blocks;
     int64_t block_size;
     int64_t token_stride, head_stride; /* in elements */
-    llava_dtype dtype;                 /* F32, F16 or BF16 */
+    llava_dtype dtype;                 /* F32, F16, BF16, or I8: head_dim codes and a float32 */
 } kv_view;
 
 /** One pass over blocks of keys with running maximum and sum.

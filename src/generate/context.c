@@ -16,8 +16,9 @@ static int64_t tokens_or_default(const llava_context_options *options, int64_t c
 
 /** Contexts compute in parallel, so each has a device of its own. */
 static llava_status open_device(llava_context *context, const llava_model *model, int n_threads,
-                                llava_error *err) {
+                                llava_dtype kv_dtype, llava_error *err) {
     context->model = *model;
+    context->model.kv_dtype = kv_dtype;
     if (strcmp(model->dev->ops->name, "cpu") != 0) return LLAVA_OK;
     device *own;
     LLAVA_TRY(device_open_cpu(n_threads > 0 ? n_threads : model->dev->n_threads, model->dev->level,
@@ -51,8 +52,8 @@ llava_status context_new(const llava_loaded *loaded, const llava_context_options
     const bool open_ended = loaded->model->config->lm.rope == ROPE_DYNAMIC;
     context->max_tokens = open_ended ? pool_tokens : i64_min(loaded->context_len, pool_tokens);
     context->longest_token = engine_longest_token(loaded->tokenizer, loaded->model->n_vocab);
-    llava_status status =
-        open_device(context, loaded->model, options ? options->n_threads : 0, err);
+    const llava_context_options defaults = {0}, *o = options ? options : &defaults;
+    llava_status status = open_device(context, loaded->model, o->n_threads, o->kv_dtype, err);
     if (status == LLAVA_OK) status = allocate(context, pool_tokens, err);
     if (status != LLAVA_OK) {
         context_free(&context);

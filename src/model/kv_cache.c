@@ -10,8 +10,9 @@
 struct kv_pool {
     device *dev;
     llava_dtype dtype;
-    int64_t n_layers, n_kv_heads, head_dim;
-    size_t half_bytes; /* one layer's keys (or values) of a block */
+    int64_t n_layers, n_kv_heads;
+    int64_t row_elements; /* of one head's keys of one token: head_dim, with I8 the scale too */
+    size_t half_bytes;    /* one layer's keys (or values) of a block */
     size_t block_bytes;
     uint8_t *memory; /* n_blocks * block_bytes, device */
     int64_t n_blocks, n_free;
@@ -20,17 +21,26 @@ struct kv_pool {
     void *bounce;        /* one head of one block, host: copies between blocks pass through it */
 };
 
+llava_dtype kv_dtype_of(const llava_model *model) {
+    return model->kv_dtype == LLAVA_DTYPE_DEFAULT ? model->compute : model->kv_dtype;
+}
+
+/** Elements of the cache's type from one token's keys to the next one's (kv_view, I8). */
+static int64_t row_elements(const llava_model *model) {
+    const int64_t scale = kv_dtype_of(model) == LLAVA_DTYPE_I8 ? (int64_t)sizeof(float) : 0;
+    return model->config->lm.head_dim + scale;
+}
+
 /** Bytes of one head's keys in a block; false when sizes overflow. */
 static bool head_block_bytes(const llava_model *model, size_t *n_bytes) {
-    const lm_config *lm = &model->config->lm;
-    return lm->head_dim > 0 &&
-           size_mul((size_t)lm->head_dim * KV_BLOCK_TOKENS, dtype_size(model->compute), n_bytes);
+    return model->config->lm.head_dim > 0 && size_mul((size_t)row_elements(model) * KV_BLOCK_TOKENS,
+                                                      dtype_size(kv_dtype_of(model)), n_bytes);
 }
 
 size_t kv_bytes_per_token(const llava_model *model) {
     const lm_config *lm = &model->config->lm;
-    return (size_t)lm->n_layers * 2 * (size_t)lm->n_kv_heads * (size_t)lm->head_dim *
-           dtype_size(model->compute);
+    return (size_t)lm->n_layers * 2 * (size_t)lm->n_kv_heads * (size_t)row_elements(model) *
+           dtype_size(kv_dtype_of(model));
 }
 
 static llava_status pool_allocate(kv_pool *pool, size_t head_bytes, llava_error *err) {
@@ -64,10 +74,10 @@ llava_status kv_pool_new(const llava_model *model, int64_t n_tokens, kv_pool **o
     kv_pool *pool = array_new(1, sizeof *pool);
     if (!pool) return llava_fail_memory(err, sizeof *pool, "the KV cache");
     pool->dev = model->dev;
-    pool->dtype = model->compute;
+    pool->dtype = kv_dtype_of(model);
     pool->n_layers = model->config->lm.n_layers;
     pool->n_kv_heads = model->config->lm.n_kv_heads;
-    pool->head_dim = model->config->lm.head_dim;
+    pool->row_elements = row_elements(model);
     pool->n_blocks = ceil_div(n_tokens, KV_BLOCK_TOKENS);
     const llava_status status = pool_allocate(pool, head_bytes, err);
     if (status != LLAVA_OK)
@@ -103,7 +113,7 @@ static void block_release(kv_pool *pool, int32_t block) {
 /** Copies the first n_tokens positions of a block: every layer, keys and values, every head. */
 static void block_copy(kv_pool *pool, int32_t dst, int32_t src, int64_t n_tokens) {
     const device_ops *ops = pool->dev->ops;
-    const size_t row = (size_t)pool->head_dim * dtype_size(pool->dtype);
+    const size_t row = (size_t)pool->row_elements * dtype_size(pool->dtype);
     const size_t head = row * KV_BLOCK_TOKENS, used = row * (size_t)n_tokens;
     uint8_t *to = pool->memory + (size_t)dst * pool->block_bytes;
     const uint8_t *from = pool->memory + (size_t)src * pool->block_bytes;
@@ -206,8 +216,8 @@ void kv_sequence_views(const kv_sequence *seq, int64_t layer, void **k_blocks, v
     }
     *k = (kv_view){.blocks = k_blocks,
                    .block_size = KV_BLOCK_TOKENS,
-                   .token_stride = pool->head_dim,
-                   .head_stride = pool->head_dim * KV_BLOCK_TOKENS,
+                   .token_stride = pool->row_elements,
+                   .head_stride = pool->row_elements * KV_BLOCK_TOKENS,
                    .dtype = pool->dtype};
     *v = *k;
     v->blocks = v_blocks;

@@ -78,6 +78,7 @@ struct llava_model {
     llava_config *config;
     device *dev;
     llava_dtype compute;    /* torch_dtype: F32, F16 or BF16 */
+    llava_dtype kv_dtype;   /* of cached keys and values, also I8; DEFAULT: compute */
     int64_t n_vocab;        /* logits per position: min(len(tokenizer), rows) rules */
     int64_t n_stored_vocab; /* ids the stored rows cover; above: never sampled */
     tower_weights tower;
@@ -144,6 +145,8 @@ typedef struct kv_pool kv_pool;
 llava_status kv_pool_new(const llava_model *model, int64_t n_tokens, kv_pool **out,
                          llava_error *err);
 void kv_pool_free(kv_pool **pool);
+/** Of the cache that kv_pool_new() makes. */
+llava_dtype kv_dtype_of(const llava_model *model);
 size_t kv_bytes_per_token(const llava_model *model);
 int64_t kv_pool_free_blocks(const kv_pool *pool);
 

@@ -32,21 +32,29 @@ typedef struct attention_data {
     int64_t n_keys, n_blocks, q_stride;
 } attention_data;
 
+/** Elements of a row: of int8 a float32 scale follows the codes. */
+static int64_t row_of(const attention_case *c) {
+    return c->head_dim + (c->dtype == LLAVA_DTYPE_I8 ? 4 : 0);
+}
+
 static kv_view view_of(const attention_case *c, const attention_data *data, int which) {
     /* blocks [kv_head][token][head_dim], as the cache lays them out */
     return (kv_view){.blocks = data->blocks[which],
                      .block_size = c->block_size,
-                     .token_stride = c->head_dim,
-                     .head_stride = c->block_size * c->head_dim,
+                     .token_stride = row_of(c),
+                     .head_stride = c->block_size * row_of(c),
                      .dtype = c->dtype};
 }
 
 static float view_at(const kv_view *view, int64_t t, int64_t head, int64_t i) {
     float value;
-    const int64_t at = t % view->block_size * view->token_stride + head * view->head_stride + i;
-    tensor_cast(&value, LLAVA_DTYPE_F32,
-                (const uint8_t *)view->blocks[t / view->block_size] +
-                    at * (int64_t)dtype_size(view->dtype),
+    const int64_t row = t % view->block_size * view->token_stride + head * view->head_stride;
+    const uint8_t *block = view->blocks[t / view->block_size];
+    if (view->dtype == LLAVA_DTYPE_I8) {
+        memcpy(&value, block + row + view->token_stride - 4, sizeof value);
+        return (float)(int8_t)block[row + i] * value;
+    }
+    tensor_cast(&value, LLAVA_DTYPE_F32, block + (row + i) * (int64_t)dtype_size(view->dtype),
                 view->dtype, 1);
     return value;
 }
@@ -84,7 +92,8 @@ static attention_data make_data(device *d, const attention_case *c) {
     for (int which = 0; which < 2; which++) {
         data.blocks[which] = array_new((size_t)data.n_blocks, sizeof(void *));
         for (int64_t b = 0; b < data.n_blocks; b++) { /* what was never stored is not a number */
-            const size_t n_bytes = (size_t)(c->block_size * row) * dtype_size(c->dtype);
+            const size_t n_bytes =
+                (size_t)(c->block_size * c->n_kv_heads * row_of(c)) * dtype_size(c->dtype);
             data.blocks[which][b] = aligned_new(n_bytes);
             memset(data.blocks[which][b], 0xff, n_bytes);
         }
@@ -99,6 +108,14 @@ static attention_data make_data(device *d, const attention_case *c) {
         for (int64_t t = 0; t < data.n_keys; t++) {
             const int64_t i = random_below(row);
             const kv_view view = store.view;
+            if (c->dtype == LLAVA_DTYPE_I8) { /* half a step of the row's largest */
+                const float *head = x + t * row + i / c->head_dim * c->head_dim;
+                float largest = 0;
+                for (int64_t j = 0; j < c->head_dim; j++) largest = fmaxf(largest, fabsf(head[j]));
+                assert_near(view_at(&view, t, i / c->head_dim, i % c->head_dim), x[t * row + i],
+                            (double)largest / 253, "stored code");
+                continue;
+            }
             float stored;
             uint8_t half[4];
             tensor_cast(half, c->dtype, &x[t * row + i], LLAVA_DTYPE_F32, 1);
@@ -181,6 +198,9 @@ static const attention_case cases[] = {
     {1, 0, 1, 1, 1, 8, 1, 0, LLAVA_DTYPE_F32, false, false, 1},
     {5, 0, 63, 2, 2, 72, 63, 0, LLAVA_DTYPE_F32, false, false, 1},
     {150, 0, 150, 3, 3, 64, 150, 0, LLAVA_DTYPE_F32, false, false, 3},
+    {70, 5, 0, 4, 2, 64, 16, 0, LLAVA_DTYPE_I8, true, false, 2},
+    {9, 250, 0, 14, 2, 37, 7, 30, LLAVA_DTYPE_I8, true, true, 3},
+    {3, 1500, 0, 14, 2, 64, 64, 0, LLAVA_DTYPE_I8, true, false, 3, true},
     {30, 0, 65, 2, 1, 80, 65, 0, LLAVA_DTYPE_BF16, false, false, 1},
     {70, 0, 0, 4, 2, 64, 16, 0, LLAVA_DTYPE_F16, true, false, 2},
     {200, 0, 0, 2, 2, 16, 64, 0, LLAVA_DTYPE_BF16, true, false, 1},

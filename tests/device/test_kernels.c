@@ -602,6 +602,83 @@ static void check_value_sums_bf16(void) {
     check_value_sums("value_sums_bf16", level.value_sums_bf16, LLAVA_DTYPE_BF16);
 }
 
+/** Rows of codes, each followed by its scale, somewhere in unaligned memory. */
+static uint8_t *random_i8_rows(int64_t n, int64_t dim, int64_t row_bytes) {
+    uint8_t *rows = array_new((size_t)(n * row_bytes + 1), 1);
+    for (int64_t t = 0; t < n; t++) {
+        const float scale = (float)(1 + random_below(100)) / 12700;
+        for (int64_t d = 0; d < dim; d++)
+            rows[t * row_bytes + d] = (uint8_t)(int8_t)(random_below(255) - 127);
+        memcpy(rows + t * row_bytes + dim, &scale, sizeof scale);
+    }
+    return rows;
+}
+
+static double i8_at(const uint8_t *row, int64_t dim, int64_t d) {
+    return (double)(int8_t)row[d] * (double)i8_row_scale(row, dim);
+}
+
+static void check_key_scores_i8(void) {
+    for (int turn = 0; turn < 300; turn++) {
+        const int64_t n_q = random_below(10), n_keys = random_below(KERNEL_KEYS + 1);
+        const int64_t dim = random_below(150), row_bytes = dim + 4 + random_below(3);
+        uint8_t *k = random_i8_rows(n_keys, dim, row_bytes);
+        guarded q = guarded_new(n_q * dim, 1), dst = guarded_new(n_q * KERNEL_KEYS, 0);
+        random_fill(q.data, n_q * dim, 1);
+        const key_scores_args args = {.dst = dst.data,
+                                      .q = q.data,
+                                      .k = k,
+                                      .q_stride = dim,
+                                      .row_bytes = row_bytes,
+                                      .n_queries = n_q,
+                                      .n_keys = n_keys,
+                                      .dim = dim};
+        level.key_scores_i8(&args);
+        for (int64_t i = 0; i < n_q; i++)
+            for (int64_t t = 0; t < n_keys; t++) {
+                double sum = 0;
+                for (int64_t d = 0; d < dim; d++)
+                    sum += (double)q.data[i * dim + d] * i8_at(k + t * row_bytes, dim, d);
+                assert_near(dst.data[i * KERNEL_KEYS + t], sum, BF16_RELATIVE * (double)(dim + 1),
+                            "%s key_scores_i8", level_name);
+            }
+        guarded_free(&q);
+        guarded_free(&dst);
+        free(k);
+    }
+}
+
+static void check_value_sums_i8(void) {
+    for (int turn = 0; turn < 300; turn++) {
+        const int64_t n_q = random_below(18), n_keys = random_below(KERNEL_KEYS + 1);
+        const int64_t dim = random_below(150), row_bytes = dim + 4 + random_below(3);
+        uint8_t *v = random_i8_rows(n_keys, dim, row_bytes);
+        guarded p = guarded_new(n_q * KERNEL_KEYS, 1), dst = guarded_new(n_q * dim, 1);
+        random_fill(p.data, n_q * KERNEL_KEYS, 1);
+        memset(dst.data, 0, (size_t)(n_q * dim) * sizeof(float));
+        const value_sums_args args = {.dst = dst.data,
+                                      .weights = p.data,
+                                      .v = v,
+                                      .dst_stride = dim,
+                                      .row_bytes = row_bytes,
+                                      .n_queries = n_q,
+                                      .n_keys = n_keys,
+                                      .dim = dim};
+        level.value_sums_i8(&args);
+        for (int64_t i = 0; i < n_q; i++)
+            for (int64_t d = 0; d < dim; d++) {
+                double sum = 0;
+                for (int64_t t = 0; t < n_keys; t++)
+                    sum += (double)p.data[i * KERNEL_KEYS + t] * i8_at(v + t * row_bytes, dim, d);
+                assert_near(dst.data[i * dim + d], sum, BF16_RELATIVE * (double)(n_keys + 1),
+                            "%s value_sums_i8", level_name);
+            }
+        guarded_free(&p);
+        guarded_free(&dst);
+        free(v);
+    }
+}
+
 /* ---------------------------------------------------------------- the list */
 
 typedef struct kernel_check {

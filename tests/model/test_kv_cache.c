@@ -74,6 +74,9 @@ static void test_sizes(void **state) {
     assert_int_equal(kv_pool_free_blocks(p->pool), 6);
     /* 3 layers, keys and values, 2 heads of 8 floats */
     assert_int_equal(kv_bytes_per_token(p->model), 3 * 2 * 2 * 8 * 4);
+    p->model->kv_dtype = LLAVA_DTYPE_I8; /* 8 codes and a float32 scale */
+    assert_int_equal(kv_bytes_per_token(p->model), 3 * 2 * 2 * (8 + 4));
+    p->model->kv_dtype = LLAVA_DTYPE_DEFAULT;
     kv_pool *none;
     assert_int_equal(kv_pool_new(p->model, 0, &none, NULL), LLAVA_BAD_ARGUMENT);
     assert_null(none);

@@ -43,6 +43,13 @@ typedef struct attention_block {
 /** Of one query row and head: q, out, scores, maximum and sum. */
 static int64_t row_floats(int64_t width) { return 2 * width + KERNEL_KEYS + 2; }
 
+/** A row of the int8 cache as float32. */
+static void widen_i8(float *dst, const uint8_t *row, int64_t dim) {
+    const int8_t *codes = (const int8_t *)row;
+    const float scale = i8_row_scale(row, dim);
+    for (int64_t i = 0; i < dim; i++) dst[i] = (float)codes[i] * scale;
+}
+
 static void pack_run(const attention_job *job, float *dst, const uint8_t *src, int64_t n,
                      int64_t ld) {
     const kv_view *view = &job->args->k;
@@ -59,6 +66,24 @@ static void pack_run(const attention_job *job, float *dst, const uint8_t *src, i
     }
 }
 
+/** The same of int8: rows are widened where the values will be, then transposed. */
+static void load_keys_i8(const attention_job *job, const attention_block *block, int64_t first,
+                         int64_t end) {
+    const int64_t tile = job->k->tile_columns, dim = job->args->head_dim;
+    float *rows = block->values;
+    for (int64_t t = first; t < end; t++)
+        widen_i8(rows + (t - first) * job->width, kv_at(&job->args->k, t, block->kv_head), dim);
+    for (int64_t p = 0; p < end - first; p += tile) {
+        const pack_args pack = {.dst = block->keys + p * dim,
+                                .src = rows + p * job->width,
+                                .row_bytes = job->width * (int64_t)sizeof *rows,
+                                .n = i64_min(tile, end - first - p),
+                                .k = dim,
+                                .ld = tile};
+        job->k->pack_f32(&pack);
+    }
+}
+
 /** Keys [first, end) of one head, transposed, in panels. When a panel's tokens lie in several
  *  blocks of the view it is put together from pieces. */
 static void load_keys(const attention_job *job, const attention_block *block, int64_t first,
@@ -66,6 +91,10 @@ static void load_keys(const attention_job *job, const attention_block *block, in
     const kv_view *view = &job->args->k;
     const int64_t tile = job->k->tile_columns, dim = job->args->head_dim;
     float *piece = block->values; /* free until the values are loaded */
+    if (view->dtype == LLAVA_DTYPE_I8) {
+        load_keys_i8(job, block, first, end);
+        return;
+    }
     for (int64_t p = first; p < end; p += tile) {
         float *panel = block->keys + (p - first) * dim;
         const int64_t panel_end = i64_min(end, p + tile);
@@ -91,9 +120,21 @@ static void load_values(const attention_job *job, const attention_block *block, 
         switch (view->dtype) {
         case LLAVA_DTYPE_F16: job->k->widen_f16(dst, src, dim); break;
         case LLAVA_DTYPE_BF16: job->k->widen_bf16(dst, src, dim); break;
+        case LLAVA_DTYPE_I8: widen_i8(dst, src, dim); break;
         default: memcpy(dst, src, (size_t)dim * sizeof *dst); break;
         }
         for (int64_t i = dim; i < job->width; i++) dst[i] = 0;
+    }
+}
+
+/** A row of the int8 cache as bfloat16. */
+static void narrow_i8(const attention_job *job, uint16_t *dst, const uint8_t *row, int64_t dim) {
+    float piece[64];
+    const float scale = i8_row_scale(row, dim);
+    for (int64_t i = 0; i < dim; i += (int64_t)LLAVA_COUNT(piece)) {
+        const int64_t n = i64_min(dim - i, (int64_t)LLAVA_COUNT(piece));
+        for (int64_t j = 0; j < n; j++) piece[j] = (float)((const int8_t *)row)[i + j] * scale;
+        job->k->narrow_bf16(dst + i, piece, n);
     }
 }
 
@@ -108,6 +149,8 @@ static uint16_t *load_rows_bf16(const attention_job *job, const attention_block 
         const uint8_t *src = kv_at(view, t, block->kv_head);
         if (view->dtype == LLAVA_DTYPE_BF16)
             memcpy(dst, src, (size_t)dim * sizeof *dst);
+        else if (view->dtype == LLAVA_DTYPE_I8)
+            narrow_i8(job, dst, src, dim);
         else
             job->k->narrow_bf16(dst, (const float *)src, dim);
         memset(dst + dim, 0, (size_t)(width - dim) * sizeof *dst);
@@ -329,7 +372,8 @@ void cpu_attention(device *d, const attention_args *args) {
     attention_job job = {.d = d, .k = cpu_kernels(d), .args = args};
     job.group = args->n_heads / args->n_kv_heads;
     job.width = round_up(args->head_dim, KERNEL_PAD);
-    job.bf16 = args->bf16_inputs && job.k->native_bf16 && args->k.dtype != LLAVA_DTYPE_F16;
+    job.bf16 = args->bf16_inputs && job.k->native_bf16 && args->k.dtype != LLAVA_DTYPE_F16 &&
+               args->k.dtype != LLAVA_DTYPE_I8;
     assert(job.group * args->n_kv_heads == args->n_heads);
     job.scratch = cpu_scratch_take(d);
     const int64_t blocks = 2 * KERNEL_KEYS * job.width;
@@ -360,6 +404,12 @@ typedef struct store_job {
     const kv_store_args *args;
 } store_job;
 
+static void store_i8(const kernels *k, uint8_t *row, const float *x, int64_t dim) {
+    const encode_i8_args encode = {.codes = row, .x = x, .n = dim};
+    const float scale = k->encode_i8(&encode) / 127;
+    memcpy(row + dim, &scale, sizeof scale);
+}
+
 static void store_task(void *user, int64_t index) {
     const store_job *job = user;
     const kv_store_args *args = job->args;
@@ -371,6 +421,7 @@ static void store_task(void *user, int64_t index) {
             switch (args->view.dtype) {
             case LLAVA_DTYPE_F16: job->k->narrow_f16(dst, src, args->head_dim); break;
             case LLAVA_DTYPE_BF16: job->k->narrow_bf16(dst, src, args->head_dim); break;
+            case LLAVA_DTYPE_I8: store_i8(job->k, dst, src, args->head_dim); break;
             default: memcpy(dst, src, (size_t)args->head_dim * sizeof *src); break;
             }
         }

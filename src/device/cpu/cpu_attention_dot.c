@@ -67,6 +67,7 @@ static void (*key_kernel(const kernels *k, llava_dtype dtype))(const key_scores_
     switch (dtype) {
     case LLAVA_DTYPE_F16: return k->key_scores_f16;
     case LLAVA_DTYPE_BF16: return k->key_scores_bf16;
+    case LLAVA_DTYPE_I8: return k->key_scores_i8;
     default: return k->key_scores_f32;
     }
 }
@@ -75,6 +76,7 @@ static void (*value_kernel(const kernels *k, llava_dtype dtype))(const value_sum
     switch (dtype) {
     case LLAVA_DTYPE_F16: return k->value_sums_f16;
     case LLAVA_DTYPE_BF16: return k->value_sums_bf16;
+    case LLAVA_DTYPE_I8: return k->value_sums_i8;
     default: return k->value_sums_f32;
     }
 }

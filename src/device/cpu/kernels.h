@@ -188,6 +188,13 @@ typedef struct softmax_args {
     float scale, slope, offset;
 } softmax_args;
 
+/** Of a row of the int8 cache: dim codes, then the float32 they are multiplied by. */
+static inline float i8_row_scale(const void *row, int64_t dim) {
+    float scale;
+    memcpy(&scale, (const uint8_t *)row + dim, sizeof scale);
+    return scale;
+}
+
 /** dst[i * KERNEL_KEYS + t] = dot(q row i, k row t) for n_keys <= KERNEL_KEYS keys, row_bytes
  * apart. */
 typedef struct key_scores_args {

@@ -5,11 +5,18 @@
  * define one primitive more:
  *
  *     v_sums(a) -> vec    lane i: the sum of a[i]'s lanes, always in the same order
+ *     v_load_i8(p) -> vec LANES signed bytes as floats
  */
 #ifndef LLAVA_KERNELS_ATTENTION_H
 #define LLAVA_KERNELS_ATTENTION_H
 
 #include "device/cpu/kernels_vector.h"
+
+INLINE vec v_load_i8_n(const void *p, int64_t n) {
+    int8_t codes[LANES] = {0};
+    memcpy(codes, p, (size_t)n);
+    return v_load_i8(codes);
+}
 
 /* ---------------------------------------------------------------- queries times keys */
 
@@ -52,6 +59,12 @@
         }                                                                                          \
         float scores[LANES];                                                                       \
         v_store(scores, v_sums(sum));                                                              \
+        if ((size) == 1) {                                                                         \
+            UNROLL for (int j = 0; j < keys; j++) {                                                \
+                const float scale = i8_row_scale(k[j], args->dim);                                 \
+                UNROLL for (int r = 0; r < n_q; r++) scores[r * keys + j] *= scale;                \
+            }                                                                                      \
+        }                                                                                          \
         float *dst = args->dst + i * KERNEL_KEYS + t;                                              \
         if (t + keys <= args->n_keys) {                                                            \
             UNROLL for (int r = 0; r < n_q; r++) {                                                 \
@@ -88,6 +101,7 @@
 KEY_SCORES(key_scores_f32, 4, load_f32)
 KEY_SCORES(key_scores_f16, 2, v_load_f16)
 KEY_SCORES(key_scores_bf16, 2, v_load_bf16)
+KEY_SCORES(key_scores_i8, 1, v_load_i8)
 
 /* ---------------------------------------------------------------- weights times values */
 
@@ -111,13 +125,14 @@ KEY_SCORES(key_scores_bf16, 2, v_load_bf16)
             }                                                                                      \
         }                                                                                          \
         for (int64_t t = 0; t < args->n_keys; t++) {                                               \
+            const float scale = (size) == 1 ? i8_row_scale(v, args->dim - d) : 1;                  \
             vec w[VALUE_VECTORS];                                                                  \
             UNROLL for (int j = 0; j < nv; j++) w[j] = load(v + j * LANES * (size));               \
             UNROLL for (int line = 0; line < nv * LANES * (size); line += 64) {                    \
                 __builtin_prefetch(v + ahead + line, 0, 2);                                        \
             }                                                                                      \
             UNROLL for (int r = 0; r < n_q; r++) {                                                 \
-                const vec x = v_set(p[r * KERNEL_KEYS]);                                           \
+                const vec x = v_set(p[r * KERNEL_KEYS] * scale);                                   \
                 UNROLL for (int j = 0; j < nv; j++) sum[r][j] = v_fma(x, w[j], sum[r][j]);         \
             }                                                                                      \
             v += args->row_bytes;                                                                  \
@@ -138,8 +153,11 @@ KEY_SCORES(key_scores_bf16, 2, v_load_bf16)
         const uint8_t *v = (const uint8_t *)args->v + d * (size);                                  \
         const int64_t n = args->dim - d;                                                           \
         vec sum = v_mul(v_set(args->factors ? args->factors[i] : 1), v_load_n(dst, n));            \
-        for (int64_t t = 0; t < args->n_keys; t++)                                                 \
-            sum = v_fma(v_set(p[t]), load##_n(v + t * args->row_bytes, n), sum);                   \
+        for (int64_t t = 0; t < args->n_keys; t++) {                                               \
+            const uint8_t *row = v + t * args->row_bytes;                                          \
+            const float scale = (size) == 1 ? i8_row_scale(row, n) : 1;                            \
+            sum = v_fma(v_set(p[t] * scale), load##_n(row, n), sum);                               \
+        }                                                                                          \
         v_store_n(dst, sum, n);                                                                    \
     }
 
@@ -176,5 +194,6 @@ KEY_SCORES(key_scores_bf16, 2, v_load_bf16)
 VALUE_SUMS(value_sums_f32, 4, load_f32)
 VALUE_SUMS(value_sums_f16, 2, v_load_f16)
 VALUE_SUMS(value_sums_bf16, 2, v_load_bf16)
+VALUE_SUMS(value_sums_i8, 1, v_load_i8)
 
 #endif

@@ -81,6 +81,10 @@ V vec v_sums(const vec a[LANES]) {
                          _mm256_permute2f128_ps(low, high, 0x31));
 }
 
+V vec v_load_i8(const void *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
 #include "device/cpu/kernels_attention.h"
 
 /* ---------------------------------------------------------------- conversions down */

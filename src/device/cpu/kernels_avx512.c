@@ -71,6 +71,10 @@ V vec v_sums(const vec a[LANES]) {
                          _mm512_shuffle_f32x4(t[0], t[1], 0xdd));
 }
 
+V vec v_load_i8(const void *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
 #include "device/cpu/kernels_attention.h"
 
 /* ---------------------------------------------------------------- conversions down */

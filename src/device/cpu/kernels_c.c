@@ -212,6 +212,30 @@ VALUE_SUMS(value_sums_f32, 4, load_f32)
 VALUE_SUMS(value_sums_f16, 2, load_f16)
 VALUE_SUMS(value_sums_bf16, 2, load_bf16)
 
+static void c_key_scores_i8(const key_scores_args *args) {
+    for (int64_t i = 0; i < args->n_queries; i++)
+        for (int64_t t = 0; t < args->n_keys; t++) {
+            const int8_t *k = (const int8_t *)args->k + t * args->row_bytes;
+            const float *q = args->q + i * args->q_stride;
+            float lane[LANES] = {0};
+            for (int64_t d = 0; d < args->dim; d++) lane[d % LANES] += q[d] * (float)k[d];
+            args->dst[i * KERNEL_KEYS + t] = sum_lanes(lane) * i8_row_scale(k, args->dim);
+        }
+}
+
+static void c_value_sums_i8(const value_sums_args *args) {
+    for (int64_t i = 0; i < args->n_queries; i++) {
+        float *dst = args->dst + i * args->dst_stride;
+        const float factor = args->factors ? args->factors[i] : 1;
+        for (int64_t d = 0; d < args->dim; d++) dst[d] *= factor;
+        for (int64_t t = 0; t < args->n_keys; t++) {
+            const int8_t *v = (const int8_t *)args->v + t * args->row_bytes;
+            const float p = args->weights[i * KERNEL_KEYS + t] * i8_row_scale(v, args->dim);
+            for (int64_t d = 0; d < args->dim; d++) dst[d] += p * (float)v[d];
+        }
+    }
+}
+
 /* ---------------------------------------------------------------- rows */
 
 static float c_sum(const float *x, int64_t n) {

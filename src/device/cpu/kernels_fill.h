@@ -27,9 +27,11 @@ static void fill_shared(kernels *table) {
     SET(key_scores_f32);
     SET(key_scores_f16);
     SET(key_scores_bf16);
+    SET(key_scores_i8);
     SET(value_sums_f32);
     SET(value_sums_f16);
     SET(value_sums_bf16);
+    SET(value_sums_i8);
     SET(sum);
     SET(sum_squares);
     SET(normalize);

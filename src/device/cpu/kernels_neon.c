@@ -74,6 +74,12 @@ V vec v_sums(const vec a[LANES]) {
     return vpaddq_f32(vpaddq_f32(a[0], a[1]), vpaddq_f32(a[2], a[3]));
 }
 
+V vec v_load_i8(const void *p) {
+    uint32_t codes;
+    memcpy(&codes, p, sizeof codes);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(codes)))));
+}
+
 #include "device/cpu/kernels_attention.h"
 
 /* ---------------------------------------------------------------- conversions down */
