@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """One peer in a process of its own: loads a model of random weights, then answers requests, one
-JSON line each: {"size": N} -> {"ms": ...}. Started by compare.py.
+JSON line each: {"size": N} -> {"ms": ...}, for a question with more beside it (question.py).
+Started by compare.py.
 
     worker.py STAGE PEER SHAPE.json DTYPE THREADS
 """
@@ -10,6 +11,8 @@ import os
 import sys
 import tempfile
 import time
+
+import question
 
 TOWERS = {  # hidden, inner, layers that LLaVA runs, heads, picture, patch, class token
     "openai/clip-vit-large-patch14-336": (1024, 4096, 23, 16, 336, 14, True),
@@ -101,6 +104,32 @@ def tower_openvino(shape, dtype, threads):
     return run, "openvino " + openvino.__version__.split("-")[0]
 
 
+def tower_onnxruntime(shape, dtype, threads):
+    import numpy
+    import onnxruntime
+    if dtype != "float32":
+        raise SystemExit("onnxruntime is compared in float32 only: its CPU kernels have no bfloat16")
+    torch = torch_with_threads(threads)
+    model, side = make_tower(torch, shape)
+    folder = tempfile.TemporaryDirectory()
+    path = os.path.join(folder.name, "tower.onnx")
+    torch.onnx.export(model, (torch.rand(2, 3, side, side),), path, input_names=["pixels"],
+                      dynamo=True, external_data=True,
+                      dynamic_shapes=({0: torch.export.Dim("n", min=1, max=64)},))
+    del model
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(n):
+        x = numpy.random.default_rng(1).random((n, 3, side, side), dtype="f4")
+        start = time.perf_counter()
+        session.run(None, {"pixels": x})
+        return time.perf_counter() - start
+    run.folder = folder
+    return run, "onnxruntime " + onnxruntime.__version__
+
+
 # ------------------------------------------------------------------------------ prompt
 
 def make_decoder(torch, shape, dtype):
@@ -163,6 +192,22 @@ def prompt_openvino(shape, dtype, threads):
     return run, "openvino " + openvino.__version__.split("-")[0] + ", no cache kept"
 
 
+# ------------------------------------------------------------------------------ question
+
+def question_transformers(shape, dtype, threads):
+    return question.transformers_question(torch_with_threads(threads), shape,
+                                          TOWERS[shape["mm_vision_tower"]], dtype)
+
+
+def question_llama(shape, dtype, threads):
+    return question.llama_question(shape, TOWERS[shape["mm_vision_tower"]], dtype, threads)
+
+
+def question_genai(shape, dtype, threads):
+    return question.genai_question(shape, TOWERS[shape["mm_vision_tower"]], sys.argv[3], dtype,
+                                   threads)
+
+
 # ------------------------------------------------------------------------------ serving
 
 def main():
@@ -173,7 +218,9 @@ def main():
     run, about = globals()[f"{stage}_{peer}"](shape, dtype, int(threads))
     print("@" + json.dumps({"about": about}), flush=True)
     for line in sys.stdin:
-        print("@" + json.dumps({"ms": 1e3 * run(json.loads(line)["size"])}), flush=True)
+        request = json.loads(line)
+        got = run(request) if stage == "question" else {"ms": 1e3 * run(request["size"])}
+        print("@" + json.dumps(got), flush=True)
 
 
 if __name__ == "__main__":
