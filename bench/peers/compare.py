@@ -9,8 +9,8 @@ sampled right before and after. Random weights; see install.sh for the peers. Ne
 
 --python is the peers' interpreter (DIR/bin/python), --build the folder llava was built in. The work
 counted is llava's own count (docs/CLI.md, llava bench), the same for all. A question is a JPEG of
-1280x720 with 60 tokens of text, and 16 tokens of answer after the first. TMPDIR holds the peers'
-files meanwhile, several GB.
+1280x720 with 60 tokens of text, and 16 tokens of answer after the first. Medians go to the standard
+output, each run as it ends to the standard error. TMPDIR holds the peers' files, several GB.
 """
 import argparse
 import json
@@ -135,10 +135,13 @@ def compare(programs, probe, size, rounds, warm_up=True):
             run = p.run(size, tokens)
             tokens = tokens or run.get("tokens")
             after, whole_after = probe.sample()
-            if whole_before and whole_after:
+            whole = whole_before and whole_after
+            if whole:
                 got[p.name].append((run, 0.5 * (before + after)))
             else:
                 dropped[p.name] += 1
+            print(p.name, size, json.dumps(run), "" if whole else "dropped", file=sys.stderr,
+                  flush=True)
     return {name: (runs, dropped[name]) for name, runs in got.items()}
 
 
