@@ -292,21 +292,23 @@ static void check_pair_rows(void) {
 
 static void check_softmax_step(void) {
     for (int turn = 0; turn < 400; turn++) {
-        guarded s = guarded_new(KERNEL_KEYS, 0);
-        double scores[KERNEL_KEYS];
-        random_fill(s.data, KERNEL_KEYS, (float[]){1, 30, 1000}[turn % 3]);
+        const int64_t n = KERNEL_KEYS * (1 + random_below(4));
+        guarded s = guarded_new(n, 0);
+        double scores[4 * KERNEL_KEYS];
+        random_fill(s.data, n, (float[]){1, 30, 1000}[turn % 3]);
         float maximum = turn % 2 ? -INFINITY : 20 * random_float(), sum = turn % 2 ? 0 : 3.5f;
         const float before = maximum;
         softmax_args args = {.scores = s.data,
                              .maximum = &maximum,
                              .sum = &sum,
-                             .first = random_below(KERNEL_KEYS + 1),
+                             .n = n,
+                             .first = random_below(n + 1),
                              .scale = 0.125f,
                              .slope = turn % 4 ? 0 : 0.25f,
                              .offset = -40};
-        args.last = args.first + random_below(KERNEL_KEYS + 1 - args.first);
+        args.last = args.first + random_below(n + 1 - args.first);
         double expected_maximum = maximum, expected = 0, largest = 0;
-        for (int64_t j = 0; j < KERNEL_KEYS; j++) {
+        for (int64_t j = 0; j < n; j++) {
             const bool seen = j >= args.first && j < args.last;
             const double score = (double)s.data[j] * 0.125;
             const double bias = (double)args.slope * (double)(j - 40);
@@ -317,7 +319,7 @@ static void check_softmax_step(void) {
         if (turn % 2 == 0) largest += fabs((double)before);
         const float factor = level.softmax_step(&args);
         const bool nothing = expected_maximum == -INFINITY;
-        for (int64_t j = 0; j < KERNEL_KEYS; j++) {
+        for (int64_t j = 0; j < n; j++) {
             const double p = nothing ? 0 : exp(scores[j] - expected_maximum);
             expected += p;
             assert_near(s.data[j], p, p * (EXP_ULP + 3 * largest) * 6e-8 + 1.5e-45, "%s softmax",

@@ -101,10 +101,10 @@ void cpu_linear(device *d, const linear_args *args);
 void cpu_attention(device *d, const attention_args *args);
 /** Attention of generated rows. */
 void cpu_attention_dot(device *d, const attention_args *args);
-/** A step of the softmax over the block of keys that begins at first_key, for a query row and head
- *  that see keys [first, last); scores, maximum and sum are the caller's to fill in. */
+/** A step of the softmax over n keys from first_key on, for a query row and head that see keys
+ *  [first, last); scores, maximum and sum are the caller's to fill in. */
 softmax_args cpu_softmax_args(const attention_args *args, int64_t row, int64_t head,
-                              int64_t first_key, int64_t first, int64_t last);
+                              int64_t first_key, int64_t n, int64_t first, int64_t last);
 void cpu_kv_store(device *d, const kv_store_args *args);
 
 void cpu_embed(device *d, float *dst, const weight *table, const int32_t *ids, int64_t n);

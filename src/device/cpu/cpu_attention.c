@@ -4,7 +4,7 @@
  * heads that share keys are taken together, so that keys and values are converted once for all.
  *
  * A row's result does not depend on its neighbours: blocks of keys start at multiples of
- * KERNEL_KEYS whatever the rows see, and a key that a row does not see adds an exact zero.
+ * BLOCK_KEYS whatever the rows see, and a key that a row does not see adds an exact zero.
  */
 #include <assert.h>
 #include <math.h>
@@ -12,6 +12,9 @@
 #include "device/cpu/cpu.h"
 
 #define MAX_ROWS 384 /* query rows x heads taken together */
+#ifndef BLOCK_KEYS
+#define BLOCK_KEYS 256 /* a multiple of KERNEL_KEYS */
+#endif
 
 typedef struct attention_job {
     device *d;
@@ -30,18 +33,18 @@ typedef struct attention_job {
  *  the first half of its buffer, in pairs as gemm_bf16 wants them; the second half of keys and of
  *  values then holds the block's rows. */
 typedef struct attention_block {
-    float *keys;   /* [head_dim][KERNEL_KEYS], in panels of tile_columns */
-    float *values; /* [KERNEL_KEYS][width] */
+    float *keys;   /* [head_dim][BLOCK_KEYS], in panels of tile_columns */
+    float *values; /* [BLOCK_KEYS][width] */
     float *q;      /* [rows][width] */
     float *out;    /* [rows][width], always float32 */
-    float *scores; /* [rows][KERNEL_KEYS]; of bfloat16 a row's weights take its first half */
+    float *scores; /* [rows][BLOCK_KEYS]; of bfloat16 a row's weights take its first half */
     float *maximum, *sum;
     int64_t first_row, n_rows; /* query rows */
     int64_t kv_head, first_head, n_heads;
 } attention_block;
 
 /** Of one query row and head: q, out, scores, maximum and sum. */
-static int64_t row_floats(int64_t width) { return 2 * width + KERNEL_KEYS + 2; }
+static int64_t row_floats(int64_t width) { return 2 * width + BLOCK_KEYS + 2; }
 
 /** A row of the int8 cache as float32. */
 static void widen_i8(float *dst, const uint8_t *row, int64_t dim) {
@@ -143,7 +146,7 @@ static void narrow_i8(const attention_job *job, uint16_t *dst, const uint8_t *ro
 static uint16_t *load_rows_bf16(const attention_job *job, const attention_block *block,
                                 const kv_view *view, float *buffer, int64_t first, int64_t end) {
     const int64_t dim = job->args->head_dim, width = job->width;
-    uint16_t *const rows = (uint16_t *)buffer + KERNEL_KEYS * width;
+    uint16_t *const rows = (uint16_t *)buffer + BLOCK_KEYS * width;
     for (int64_t t = first; t < end; t++) {
         uint16_t *dst = rows + (t - first) * width;
         const uint8_t *src = kv_at(view, t, block->kv_head);
@@ -192,7 +195,7 @@ static void multiply_keys_bf16(const attention_job *job, const attention_block *
                                      .b = (const uint16_t *)block->keys + p * job->width,
                                      .ldb = 2 * tile,
                                      .c = block->scores + p,
-                                     .ldc = KERNEL_KEYS,
+                                     .ldc = BLOCK_KEYS,
                                      .m = block->n_rows * block->n_heads,
                                      .n = i64_min(tile, n_keys - p),
                                      .k = round_up(job->args->head_dim, 2)};
@@ -205,7 +208,7 @@ static void multiply_values_bf16(const attention_job *job, const attention_block
     const int64_t tile = job->k->tile_columns;
     for (int64_t column = 0; column < job->width; column += tile) {
         const gemm_bf16_args gemm = {.a = (const uint16_t *)block->scores,
-                                     .lda = 2 * KERNEL_KEYS,
+                                     .lda = 2 * BLOCK_KEYS,
                                      .b = (const uint16_t *)block->values + 2 * column,
                                      .ldb = 2 * job->width,
                                      .c = block->out + column,
@@ -227,7 +230,7 @@ static void multiply_keys(const attention_job *job, const attention_block *block
                                     .b = block->keys + p * dim,
                                     .ldb = tile,
                                     .c = block->scores + p,
-                                    .ldc = KERNEL_KEYS,
+                                    .ldc = BLOCK_KEYS,
                                     .m = block->n_rows * block->n_heads,
                                     .n = i64_min(tile, n_keys - p),
                                     .k = dim};
@@ -241,7 +244,7 @@ static void multiply_values(const attention_job *job, const attention_block *blo
     const int64_t tile = job->k->tile_columns;
     for (int64_t column = 0; column < job->width; column += tile) {
         const gemm_f32_args gemm = {.a = block->scores,
-                                    .lda = KERNEL_KEYS,
+                                    .lda = BLOCK_KEYS,
                                     .b = block->values + column,
                                     .ldb = job->width,
                                     .c = block->out + column,
@@ -255,9 +258,10 @@ static void multiply_values(const attention_job *job, const attention_block *blo
 }
 
 softmax_args cpu_softmax_args(const attention_args *args, int64_t row, int64_t head,
-                              int64_t first_key, int64_t first, int64_t last) {
-    softmax_args step = {.first = i64_max(0, i64_min(first - first_key, KERNEL_KEYS)),
-                         .last = i64_max(0, i64_min(last - first_key, KERNEL_KEYS)),
+                              int64_t first_key, int64_t n, int64_t first, int64_t last) {
+    softmax_args step = {.n = n,
+                         .first = i64_max(0, i64_min(first - first_key, n)),
+                         .last = i64_max(0, i64_min(last - first_key, n)),
                          .scale = args->scale};
     if (args->alibi_slopes) {
         step.slope = args->alibi_slopes[head];
@@ -266,22 +270,23 @@ softmax_args cpu_softmax_args(const attention_args *args, int64_t row, int64_t h
     return step;
 }
 
-static void weigh_scores(const attention_job *job, const attention_block *block,
-                         int64_t first_key) {
+static void weigh_scores(const attention_job *job, const attention_block *block, int64_t first_key,
+                         int64_t n_keys) {
+    const int64_t n_scores = round_up(n_keys, KERNEL_KEYS);
     const attention_args *args = job->args;
     for (int64_t r = 0; r < block->n_rows * block->n_heads; r++) {
         const int64_t row = block->first_row + r / block->n_heads;
         const int64_t head = block->first_head + r % block->n_heads;
         int64_t first, last;
         attention_visible(args, row, &first, &last);
-        softmax_args step = cpu_softmax_args(args, row, head, first_key, first, last);
-        step.scores = block->scores + r * KERNEL_KEYS;
+        softmax_args step = cpu_softmax_args(args, row, head, first_key, n_scores, first, last);
+        step.scores = block->scores + r * BLOCK_KEYS;
         step.maximum = block->maximum + r;
         step.sum = block->sum + r;
         const float before = block->maximum[r];
         const float factor = job->k->softmax_step(&step);
         float *out = block->out + r * job->width;
-        if (job->bf16) job->k->narrow_bf16(step.scores, step.scores, KERNEL_KEYS);
+        if (job->bf16) job->k->narrow_bf16(step.scores, step.scores, n_scores);
         if (factor != 1 && before != -INFINITY) job->k->scale(out, out, job->width, factor);
     }
 }
@@ -329,32 +334,32 @@ static void attention_task(void *user, int64_t index) {
     block.n_heads = i64_min(job->heads_per_task, job->group - split * job->heads_per_task);
     block.n_rows = i64_min(job->rows_per_task, args->n_rows - block.first_row);
     block.keys = cpu_scratch_thread(job->d, job->scratch);
-    block.values = block.keys + KERNEL_KEYS * job->width;
-    block.q = block.values + KERNEL_KEYS * job->width;
+    block.values = block.keys + BLOCK_KEYS * job->width;
+    block.q = block.values + BLOCK_KEYS * job->width;
     block.out = block.q + rows * job->width;
     block.scores = block.out + rows * job->width;
-    block.maximum = block.scores + rows * KERNEL_KEYS;
+    block.maximum = block.scores + rows * BLOCK_KEYS;
     block.sum = block.maximum + rows;
     load_queries(job, &block);
     int64_t first, last, end, unused;
     attention_visible(args, block.first_row, &first, &unused);
     attention_visible(args, block.first_row + block.n_rows - 1, &unused, &last);
-    for (int64_t key = first / KERNEL_KEYS * KERNEL_KEYS; key < last; key = end) {
-        end = i64_min(key + KERNEL_KEYS, last);
+    for (int64_t key = first / BLOCK_KEYS * BLOCK_KEYS; key < last; key = end) {
+        end = i64_min(key + BLOCK_KEYS, last);
         if (job->bf16) {
             load_keys_bf16(job, &block, key, end);
             multiply_keys_bf16(job, &block, end - key);
-            weigh_scores(job, &block, key);
+            weigh_scores(job, &block, key, end - key);
             load_values_bf16(job, &block, key, end);
             multiply_values_bf16(job, &block, end - key);
         } else {
             load_keys(job, &block, key, end);
             multiply_keys(job, &block, end - key);
-            weigh_scores(job, &block, key);
+            weigh_scores(job, &block, key, end - key);
             load_values(job, &block, key, end);
             multiply_values(job, &block, end - key);
         }
-        end = key + KERNEL_KEYS;
+        end = key + BLOCK_KEYS;
     }
     store_rows(job, &block);
 }
@@ -376,7 +381,7 @@ void cpu_attention(device *d, const attention_args *args) {
                args->k.dtype != LLAVA_DTYPE_I8;
     assert(job.group * args->n_kv_heads == args->n_heads);
     job.scratch = cpu_scratch_take(d);
-    const int64_t blocks = 2 * KERNEL_KEYS * job.width;
+    const int64_t blocks = 2 * BLOCK_KEYS * job.width;
     if (!cpu_scratch_grow_threads(d, job.scratch, blocks + row_floats(job.width))) {
         attention_undefined(args);
         cpu_scratch_give(d, job.scratch);

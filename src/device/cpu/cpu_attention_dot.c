@@ -114,8 +114,8 @@ static void weigh_keys(const dot_job *job, const group_buffers *b, int64_t row, 
                        int64_t first_key, int64_t first, int64_t last) {
     const attention_args *args = job->args;
     for (int64_t i = 0; i < job->group; i++) {
-        softmax_args step =
-            cpu_softmax_args(args, row, kv_head * job->group + i, first_key, first, last);
+        softmax_args step = cpu_softmax_args(args, row, kv_head * job->group + i, first_key,
+                                             KERNEL_KEYS, first, last);
         step.scores = b->scores + i * KERNEL_KEYS;
         step.maximum = b->maximum + i;
         step.sum = b->sum + i;

@@ -178,12 +178,14 @@ typedef struct scale_i32_args {
 
 #define KERNEL_INT8_PRODUCT 6.200012e-05f /* 1 / 127^2, as the reference's kernel writes it */
 
-/** One row's step over KERNEL_KEYS scores: keys outside [first, last) count as -infinity, the
- *  others are scores * scale + slope * (index + offset). Updates the running maximum and sum,
- *  turns scores into exp(score - maximum) and returns the factor for what was summed before. */
+/** One row's step over n scores, a multiple of KERNEL_KEYS: keys outside [first, last) count as
+ *  -infinity, the others are scores * scale + slope * (index + offset). Updates the running maximum
+ *  and sum, turns scores into exp(score - maximum) and returns the factor for what was summed
+ *  before. */
 typedef struct softmax_args {
     float *scores; /* 64-byte aligned */
     float *maximum, *sum;
+    int64_t n;
     int64_t first, last;
     float scale, slope, offset;
 } softmax_args;

@@ -166,14 +166,14 @@ static float c_softmax_step(const softmax_args *args) {
         s[j] = s[j] * args->scale + args->slope * ((float)j + args->offset);
         maximum = s[j] > maximum ? s[j] : maximum;
     }
-    for (int64_t j = 0; j < KERNEL_KEYS; j++)
+    for (int64_t j = 0; j < args->n; j++)
         if (j < args->first || j >= args->last) s[j] = -INFINITY;
     if (maximum == -INFINITY) { /* nothing seen so far */
-        memset(s, 0, KERNEL_KEYS * sizeof *s);
+        memset(s, 0, (size_t)args->n * sizeof *s);
         return 1;
     }
     float lane[LANES] = {0};
-    for (int64_t j = 0; j < KERNEL_KEYS; j++) {
+    for (int64_t j = 0; j < args->n; j++) {
         s[j] = expf(s[j] - maximum);
         lane[j % LANES] += s[j];
     }

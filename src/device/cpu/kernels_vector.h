@@ -230,39 +230,49 @@ static void NAME(rope)(float *x, const float *cos, const float *sin, int64_t hal
 
 /* ---------------------------------------------------------------- attention */
 
-#define KEY_VECTORS (KERNEL_KEYS / LANES)
-
-/** Scores of the keys that count; the others -infinity. */
-INLINE void weigh_scores(const softmax_args *args, vec s[KEY_VECTORS]) {
+/** Scores as they compare, where a scale alone does not make them so. */
+static void NAME(weigh)(const softmax_args *args) {
     const vec scale = v_set(args->scale), slope = v_set(args->slope), offset = v_set(args->offset);
-    UNROLL for (int j = 0; j < KEY_VECTORS; j++) {
-        s[j] = v_mul(v_load(args->scores + j * LANES), scale);
+    for (int64_t j = 0; j < args->n; j += LANES) {
+        const vec index = v_add(v_index(), v_set((float)j));
+        const vec s = v_mul(v_load(args->scores + j), scale);
+        v_store(args->scores + j, v_add(s, v_mul(slope, v_add(index, offset))));
     }
-    if (args->slope == 0 && args->first <= 0 && args->last >= KERNEL_KEYS) return;
-    const vec first = v_set((float)args->first), last = v_set((float)args->last);
-    const vec hidden = v_set(-INFINITY);
-    UNROLL for (int j = 0; j < KEY_VECTORS; j++) {
-        const vec index = v_add(v_index(), v_set((float)(j * LANES)));
-        s[j] = v_add(s[j], v_mul(slope, v_add(index, offset)));
-        s[j] = v_less(index, first, hidden, v_less(index, last, s[j], hidden));
+}
+
+INLINE float highest_score(const float *scores, int64_t n, vec scale, float before) {
+    vec highest[4];
+    UNROLL for (int i = 0; i < 4; i++) highest[i] = v_set(before);
+    for (int64_t j = 0; j < n; j += 4 * LANES) {
+        UNROLL for (int i = 0; i < 4; i++) {
+            highest[i] = v_max(v_mul(v_load(scores + j + i * LANES), scale), highest[i]);
+        }
     }
+    return v_maximum(v_max(v_max(highest[0], highest[1]), v_max(highest[2], highest[3])));
 }
 
 static float NAME(softmax_step)(const softmax_args *args) {
     float *scores = args->scores;
-    vec s[KEY_VECTORS], highest = v_set(*args->maximum);
-    weigh_scores(args, s);
-    UNROLL for (int j = 0; j < KEY_VECTORS; j++) highest = v_max(s[j], highest);
-    const float before = *args->maximum, maximum = v_maximum(highest);
+    const bool plain = args->slope == 0 && args->scale > 0;
+    if (!plain) NAME(weigh)(args);
+    for (int64_t j = 0; j < args->first; j++) scores[j] = -INFINITY;
+    for (int64_t j = args->last; j < args->n; j++) scores[j] = -INFINITY;
+    const vec scale = v_set(plain ? args->scale : 1);
+    const float before = *args->maximum;
+    const float maximum = highest_score(scores, args->n, scale, before);
     if (maximum == -INFINITY) { /* nothing seen so far */
-        for (int j = 0; j < KEY_VECTORS; j++) v_store(scores + j * LANES, v_set(0));
+        for (int64_t j = 0; j < args->n; j += LANES) v_store(scores + j, v_set(0));
         return 1;
     }
     vec sum = v_set(0);
-    UNROLL for (int j = 0; j < KEY_VECTORS; j++) {
-        s[j] = v_exp(v_sub(s[j], v_set(maximum)));
-        sum = v_add(sum, s[j]);
-        v_store(scores + j * LANES, s[j]);
+    const vec shift = v_set(maximum);
+    for (int64_t j = 0; j < args->n; j += 4 * LANES) {
+        UNROLL for (int i = 0; i < 4; i++) {
+            float *at = scores + j + i * LANES;
+            const vec p = v_exp(v_sub(v_mul(v_load(at), scale), shift));
+            sum = v_add(sum, p);
+            v_store(at, p);
+        }
     }
     float factor = 1;
     if (before != maximum) {
