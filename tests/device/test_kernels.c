@@ -507,6 +507,55 @@ static void check_dot_f32(void) { check_dot("dot_f32", level.dot_f32, LLAVA_DTYP
 static void check_dot_f16(void) { check_dot("dot_f16", level.dot_f16, LLAVA_DTYPE_F16); }
 static void check_dot_bf16(void) { check_dot("dot_bf16", level.dot_bf16, LLAVA_DTYPE_BF16); }
 
+static void check_split_pairs(void) {
+    for (int turn = 0; turn < 200; turn++) {
+        const int64_t n = random_below(150), padded = round_up(n, KERNEL_SPLIT);
+        guarded x = guarded_new(n, 1), a = guarded_new(padded, 0), b = guarded_new(padded, 0);
+        random_fill(x.data, n, 1);
+        spec.split_pairs(a.data, x.data, n);
+        level.split_pairs(b.data, x.data, n);
+        assert_memory_equal(a.data, b.data, (size_t)padded * sizeof(float));
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t in = i % KERNEL_SPLIT, at = in / 2 + in % 2 * (KERNEL_SPLIT / 2);
+            assert_true(a.data[i - in + at] == x.data[i]);
+        }
+        guarded_free(&x);
+        guarded_free(&a);
+        guarded_free(&b);
+    }
+}
+
+/** Rows give bit for bit the same alone, together, and split where the level splits. */
+static void check_dot_bf16_rows(void) {
+    for (int turn = 0; turn < 100; turn++) {
+        const int64_t n_w = random_below(12), n_x = 1 + random_below(12), k = random_below(200);
+        const int64_t stride = round_up(k, KERNEL_SPLIT);
+        weight w = random_weight(LLAVA_DTYPE_BF16, n_w + 1, k, 1, 1);
+        guarded x = guarded_new(n_x * stride, 0), split = guarded_new(n_x * stride, 0);
+        guarded one = guarded_new(n_x * n_w, 0), all = guarded_new(n_x * n_w, 0);
+        random_fill(x.data, n_x * stride, 1);
+        dot_args args = {.w = w.data, .dst_stride = n_w, .x_stride = stride, .n_w = n_w, .k = k};
+        for (int64_t i = 0; i < n_x; i++) {
+            args.dst = one.data + i * n_w;
+            args.x = x.data + i * stride;
+            args.n_x = 1;
+            level.dot_bf16(&args);
+            level.split_pairs(split.data + i * stride, x.data + i * stride, k);
+        }
+        args.dst = all.data;
+        args.n_x = n_x;
+        args.split = level.splits_pairs;
+        args.x = args.split ? split.data : x.data;
+        level.dot_bf16(&args);
+        assert_memory_equal(one.data, all.data, (size_t)(n_x * n_w) * sizeof(float));
+        guarded_free(&x);
+        guarded_free(&split);
+        guarded_free(&one);
+        guarded_free(&all);
+        weight_free(&w, 1);
+    }
+}
+
 #include "check_quant_kernels.h"
 
 static void check_key_scores(const char *name, void (*kernel)(const key_scores_args *args),
@@ -692,6 +741,7 @@ static const kernel_check checks[] = {
 #define KERNEL(name, result, parameters) {#name, check_##name},
 #include "device/cpu/kernels.def"
 #undef KERNEL
+    {"rows of dot_bf16", check_dot_bf16_rows},
 };
 
 static void check_level(const char *name) {

@@ -11,10 +11,8 @@
 
 #include "device/cpu/cpu.h"
 
-#define MAX_ROWS 384 /* query rows x heads taken together */
-#ifndef BLOCK_KEYS
-#define BLOCK_KEYS 256 /* a multiple of KERNEL_KEYS */
-#endif
+#define MAX_ROWS   384 /* query rows x heads taken together */
+#define BLOCK_KEYS 256 /* taken at a step: a multiple of KERNEL_KEYS */
 
 typedef struct attention_job {
     device *d;

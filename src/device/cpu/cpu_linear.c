@@ -31,6 +31,7 @@ typedef struct linear_job {
     cpu_scratch *scratch;
     const linear_args *args;
     product_kind kind;
+    bool splits;   /* activations into even and odd ones, so that several rows share that too */
     const void *x; /* args->x, or rows rounded in scratch */
     int64_t x_stride;
     int64_t first_row, n_rows; /* of args */
@@ -220,6 +221,7 @@ static void dot_task(void *user, int64_t index) {
             .n_w = n,
             .n_x = i64_min(DOT_ROWS, job->n_rows - row),
             .k = n_in,
+            .split = job->splits,
         };
         if (job->args->w->quant) {
             dot_quantized(job, &dot, column);
@@ -261,6 +263,8 @@ static void round_task(void *user, int64_t index) {
         } else if (job->kind == PRODUCT_4BIT_I16) {
             int16_t *dst = (int16_t *)job->scratch->rows + i * job->x_stride;
             cpu_code_inputs(job->k, dst, src, n_in);
+        } else if (job->splits) {
+            job->k->split_pairs((float *)job->scratch->rows + i * job->x_stride, src, n_in);
         } else if (job->kind == PRODUCT_BF16_BF16) {
             uint16_t *dst = (uint16_t *)job->scratch->rows + i * job->x_stride;
             job->k->narrow_bf16(dst, src, n_in);
@@ -331,13 +335,15 @@ void cpu_linear(device *d, const linear_args *args) {
     job.scratch = cpu_scratch_take(d);
     int64_t rows = args->n_rows;
     const bool arranges = job.kind == PRODUCT_4BIT || job.kind == PRODUCT_4BIT_I16;
-    bool rounds = rounds_inputs(args) || (arranges && args->w->n_cols > 0);
+    job.splits = job.kind == PRODUCT_BF16 && args->form == LINEAR_DOT && args->n_rows > 1 &&
+                 job.k->splits_pairs;
+    bool rounds = rounds_inputs(args) || ((arranges || job.splits) && args->w->n_cols > 0);
     if (rounds) {
         const int64_t padded = round_up(args->w->n_cols, KERNEL_ARRANGED);
         job.x_stride = spread_stride(padded + (job.kind == PRODUCT_4BIT_I16 ? padded / 64 : 0));
         const int64_t fit = rounded_rows(&job);
         if (fit == 0) { /* out of memory for one row: the products of unrounded inputs */
-            rounds = false;
+            rounds = job.splits = false;
             job.x_stride = args->w->n_cols;
             if (args->w->quant)
                 job.kind = PRODUCT_F32;

@@ -14,7 +14,7 @@
 #define KERNEL_PAD 16
 /** Largest tile_columns of any level. */
 #define KERNEL_MAX_COLUMNS 64
-/** Keys of an attention block; blocks start at multiples of it. */
+/** Keys a generated row takes at a step; other rows take a multiple of it. */
 #define KERNEL_KEYS 64
 
 /** c[m, n] = a[m, k] b[k, n] (+ c). Every element is summed over k in rising order, starting from
@@ -51,6 +51,11 @@ typedef struct pack_args {
     int64_t n, k, ld;
 } pack_args;
 
+/** split_pairs: even elements of each 32 before the odd ones, dst[32 c + i] = src[32 c + 2 i],
+ *  dst[32 c + 16 + i] = src[32 c + 2 i + 1], i < 16; zeros behind n up to a multiple of
+ *  KERNEL_SPLIT. */
+#define KERNEL_SPLIT 32
+
 /** dst[i * dst_stride + r] = dot(w row r, x row i). Weight rows are contiguous; x rows are float,
  *  x_stride elements apart. */
 typedef struct dot_args {
@@ -59,6 +64,7 @@ typedef struct dot_args {
     const void *x;
     int64_t dst_stride, x_stride;
     int64_t n_w, n_x, k;
+    bool split; /* dot_bf16 of a level that splits_pairs: x is as split_pairs() leaves it */
 } dot_args;
 
 /** dst[m, n] = c[m, n] (+ bias[n]) (+ residual[m, n]); dst may be c or residual. */
@@ -233,6 +239,7 @@ typedef struct kernels {
     int64_t tile_columns; /* columns of a packed panel, <= KERNEL_MAX_COLUMNS */
     bool native_bf16;     /* the bfloat16 products are worth using */
     bool native_codes;    /* dot_4bit_i16 is: faster than dot_4bit */
+    bool splits_pairs;    /* dot_bf16 wants several rows so */
 #define KERNEL(name, result, parameters) result(*name) parameters;
 #include "device/cpu/kernels.def"
 #undef KERNEL

@@ -134,54 +134,78 @@ V vec every_other(vec first, vec second, const bool odd) {
     return _mm512_permutex2var_ps(first, index, second);
 }
 
-/** sum += 32 weights times 32 activations. A bfloat16 is the upper half of a float: of each pair
- *  one is moved up and the other freed of its neighbour, which is cheaper than widening. */
-V void add_products(vec sum[2], __m512i w, vec even, vec odd) {
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-    sum[0] = v_fma(_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)), even, sum[0]);
-    sum[1] = v_fma(_mm512_castsi512_ps(_mm512_and_si512(w, upper)), odd, sum[1]);
+static void avx512_split_pairs(float *dst, const float *src, int64_t n) {
+    for (int64_t i = 0; i < n; i += 2 * LANES) {
+        const vec first = v_load_n(src + i, i64_min(LANES, n - i));
+        const int64_t rest = i64_max(0, i64_min(LANES, n - i - LANES));
+        const vec second = _mm512_maskz_loadu_ps(first_lanes(rest), src + i + LANES);
+        v_store(dst + i, every_other(first, second, false));
+        v_store(dst + i + LANES, every_other(first, second, true));
+    }
 }
 
-/** Weight rows w[0 .. nw) times x rows [0 .. nx); one sum over even and one over odd elements. */
-V void tile_dot_bf16(const uint8_t *const w[BF16_STREAMS], const float *x, const dot_args *args,
-                     float *const dst[BF16_STREAMS], const int nw, const int nx) {
+/** sum + 32 weights times 32 activations. A bfloat16 is the upper half of a float: of each pair
+ *  one is moved up and the other freed of its neighbour, which is cheaper than widening. */
+V vec add_products(vec sum, __m512i w, vec even, vec odd) {
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+    sum = v_fma(_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)), even, sum);
+    return v_fma(_mm512_castsi512_ps(_mm512_and_si512(w, upper)), odd, sum);
+}
+
+/** What the weight rows of a tile are read ahead by: the rows of activations that take their turns
+ *  with one row of weights share the lines of the next. */
+typedef struct read_ahead {
+    int64_t bytes;       /* from a weight row on */
+    uint64_t line, step; /* 1 / 65536 lines */
+} read_ahead;
+
+V read_ahead read_ahead_at(const dot_args *args, int64_t i, int64_t n) {
+    const uint64_t lines = (uint64_t)ceil_div(args->k, 32);
+    return (read_ahead){.bytes = i64_max(PREFETCH_AHEAD, args->n_x > 1 ? 2 * args->k : 0),
+                        .line = (lines * (uint64_t)i << 16) / (uint64_t)args->n_x,
+                        .step = ((uint64_t)n << 16) / (uint64_t)args->n_x};
+}
+
+/** Weight rows w[0 .. nw) times x rows [i, i + nx). A sum takes 32 products at a time, the even
+ * ones first: the same in any tile. split: x as split_pairs() leaves it. */
+V void tile_dot_bf16(const uint8_t *const w[BF16_STREAMS], const dot_args *args, int64_t i,
+                     float *const dst[BF16_STREAMS], const int nw, const int nx, const bool split) {
     const int64_t k = args->k, stride = args->x_stride;
-    vec sum[BF16_STREAMS][BF16_X_ROWS][2];
+    const float *x = (const float *)args->x + i * stride;
+    read_ahead ahead = read_ahead_at(args, i, nx);
+    vec sum[BF16_STREAMS][BF16_X_ROWS];
     UNROLL for (int r = 0; r < nw; r++) {
-        UNROLL for (int i = 0; i < nx; i++) sum[r][i][0] = sum[r][i][1] = v_set(0);
+        UNROLL for (int j = 0; j < nx; j++) sum[r][j] = v_set(0);
     }
-    int64_t p = 0;
-    for (; p + 32 <= k; p += 32) {
-        vec even[BF16_X_ROWS], odd[BF16_X_ROWS];
-        UNROLL for (int i = 0; i < nx; i++) {
-            const vec x0 = v_load(x + i * stride + p), x1 = v_load(x + i * stride + p + LANES);
-            even[i] = every_other(x0, x1, false);
-            odd[i] = every_other(x0, x1, true);
-        }
-        UNROLL for (int r = 0; r < nw; r++) {
-            __builtin_prefetch(w[r] + 2 * p + PREFETCH_AHEAD, 0, PREFETCH_LEVEL(2));
-            const __m512i v = _mm512_loadu_si512(w[r] + 2 * p);
-            UNROLL for (int i = 0; i < nx; i++) add_products(sum[r][i], v, even[i], odd[i]);
-        }
-    }
-    if (p < k) {
+    for (int64_t p = 0; p < k; p += 32) {
         const int64_t n = k - p;
-        const __mmask16 low = first_lanes(i64_min(n, LANES));
-        const __mmask16 high = first_lanes(i64_max(n - LANES, 0));
-        UNROLL for (int i = 0; i < nx; i++) {
-            const vec x0 = _mm512_maskz_loadu_ps(low, x + i * stride + p);
-            const vec x1 = _mm512_maskz_loadu_ps(high, x + i * stride + p + LANES);
-            const vec even = every_other(x0, x1, false), odd = every_other(x0, x1, true);
-            UNROLL for (int r = 0; r < nw; r++) {
-                const __m512i v = _mm512_maskz_loadu_epi16(first_halves(n), w[r] + 2 * p);
-                add_products(sum[r][i], v, even, odd);
+        vec even[BF16_X_ROWS], odd[BF16_X_ROWS];
+        UNROLL for (int j = 0; j < nx; j++) {
+            const float *at = x + j * stride + p;
+            if (split || n >= 32) {
+                even[j] = v_load(at);
+                odd[j] = v_load(at + LANES);
+            } else {
+                even[j] = _mm512_maskz_loadu_ps(first_lanes(i64_min(n, LANES)), at);
+                odd[j] = _mm512_maskz_loadu_ps(first_lanes(i64_max(n - LANES, 0)), at + LANES);
             }
+            if (split) continue;
+            const vec first = even[j];
+            even[j] = every_other(first, odd[j], false);
+            odd[j] = every_other(first, odd[j], true);
+        }
+        const int64_t line = ahead.bytes + (int64_t)(ahead.line >> 16) * 64;
+        ahead.line += ahead.step;
+        UNROLL for (int r = 0; r < nw; r++) {
+            __builtin_prefetch(w[r] + line, 0, PREFETCH_LEVEL(2));
+            const __m512i v = n >= 32 ? _mm512_loadu_si512(w[r] + 2 * p)
+                                      : _mm512_maskz_loadu_epi16(first_halves(n), w[r] + 2 * p);
+            UNROLL for (int j = 0; j < nx; j++) sum[r][j] =
+                add_products(sum[r][j], v, even[j], odd[j]);
         }
     }
     UNROLL for (int r = 0; r < nw; r++) {
-        UNROLL for (int i = 0; i < nx; i++) {
-            dst[r][i * args->dst_stride] = v_sum(v_add(sum[r][i][0], sum[r][i][1]));
-        }
+        UNROLL for (int j = 0; j < nx; j++) dst[r][(i + j) * args->dst_stride] = v_sum(sum[r][j]);
     }
 }
 
@@ -192,22 +216,24 @@ V void dot_rows_bf16(const dot_args *args, int64_t r, int64_t apart, const int n
         w[s] = (const uint8_t *)args->w + (r + s * apart) * args->k * 2;
         dst[s] = args->dst + r + s * apart;
     }
-    for (int64_t i = 0, n; i < args->n_x; i += n) {
-        const float *x = (const float *)args->x + i * args->x_stride;
-        const int64_t left = args->n_x - i;
-        n = left >= 4 && nw <= 2 ? 4 : left >= 2 ? 2 : 1;
-        switch (n) {
-        case 4: tile_dot_bf16(w, x, args, dst, nw > 2 ? 2 : nw, 4); break;
-        case 2: tile_dot_bf16(w, x, args, dst, nw, 2); break;
-        default: tile_dot_bf16(w, x, args, dst, nw, 1); break;
+    if (!args->split) {
+        for (int64_t i = 0; i < args->n_x; i++) tile_dot_bf16(w, args, i, dst, nw, 1, false);
+        return;
+    }
+    for (int64_t i = 0; i < args->n_x; i += BF16_X_ROWS) {
+        switch (args->n_x - i) {
+        case 1: tile_dot_bf16(w, args, i, dst, nw, 1, true); break;
+        case 2: tile_dot_bf16(w, args, i, dst, nw, 2, true); break;
+        case 3: tile_dot_bf16(w, args, i, dst, nw, 3, true); break;
+        default: tile_dot_bf16(w, args, i, dst, nw, 4, true); break;
         }
-        UNROLL for (int s = 0; s < nw; s++) dst[s] += n * args->dst_stride;
     }
 }
 
 /** Few, long streams; their number changes nothing in a row's sum. */
 static void avx512_dot_bf16(const dot_args *args) {
-    const int64_t streams = args->k > BF16_LONG ? 4 : 2, apart = args->n_w / streams;
+    const int64_t streams = args->n_x > 1 || args->k > BF16_LONG ? 4 : 2;
+    const int64_t apart = args->n_w / streams;
     if (streams == 4) {
         for (int64_t r = 0; r < apart; r++) dot_rows_bf16(args, r, apart, 4);
     } else {
@@ -303,5 +329,7 @@ static void avx512_pack_bf16_pairs(const pack_args *args) {
 
 void kernels_fill_avx512(kernels *table) {
     fill_shared(table);
+    table->splits_pairs = true;
+    table->split_pairs = avx512_split_pairs;
     table->pack_bf16_pairs = avx512_pack_bf16_pairs;
 }

@@ -116,6 +116,14 @@ DOT(dot_f32, 4, load_f32)
 DOT(dot_f16, 2, load_f16)
 DOT(dot_bf16, 2, load_bf16)
 
+static void c_split_pairs(float *dst, const float *src, int64_t n) {
+    for (int64_t i = 0; i < round_up(n, KERNEL_SPLIT); i++) {
+        const int64_t at = i / KERNEL_SPLIT * KERNEL_SPLIT, in = i - at;
+        const int64_t from = at + in % (KERNEL_SPLIT / 2) * 2 + in / (KERNEL_SPLIT / 2);
+        dst[i] = from < n ? src[from] : 0;
+    }
+}
+
 static void c_epilogue(const epilogue_args *args) {
     for (int64_t i = 0; i < args->m; i++) {
         const float *c = args->c + i * args->ldc;
