@@ -170,6 +170,8 @@ static void neon_pair_rows(uint16_t *dst, const uint16_t *a, const uint16_t *b, 
     }
 }
 
+#include "device/cpu/kernels_neon_quant.h"
+
 #include "device/cpu/kernels_fill.h"
 
 void kernels_fill_neon(kernels *table) {
