@@ -209,15 +209,18 @@ V void tile_dot_bf16(const uint8_t *const w[BF16_STREAMS], const dot_args *args,
     }
 }
 
-V void dot_rows_bf16(const dot_args *args, int64_t r, int64_t apart, const int nw) {
+/** together: activation rows are split and taken four at a time. */
+V void dot_rows_bf16(const dot_args *args, int64_t r, int64_t apart, const int nw,
+                     const bool together) {
     const uint8_t *w[BF16_STREAMS];
     float *dst[BF16_STREAMS];
     UNROLL for (int s = 0; s < nw; s++) {
         w[s] = (const uint8_t *)args->w + (r + s * apart) * args->k * 2;
         dst[s] = args->dst + r + s * apart;
     }
-    if (!args->split) {
-        for (int64_t i = 0; i < args->n_x; i++) tile_dot_bf16(w, args, i, dst, nw, 1, false);
+    if (!together) {
+        const bool split = nw == 1 && args->split;
+        for (int64_t i = 0; i < args->n_x; i++) tile_dot_bf16(w, args, i, dst, nw, 1, split);
         return;
     }
     for (int64_t i = 0; i < args->n_x; i += BF16_X_ROWS) {
@@ -232,14 +235,16 @@ V void dot_rows_bf16(const dot_args *args, int64_t r, int64_t apart, const int n
 
 /** Few, long streams; their number changes nothing in a row's sum. */
 static void avx512_dot_bf16(const dot_args *args) {
-    const int64_t streams = args->n_x > 1 || args->k > BF16_LONG ? 4 : 2;
+    const int64_t streams = args->split || args->k > BF16_LONG ? 4 : 2;
     const int64_t apart = args->n_w / streams;
-    if (streams == 4) {
-        for (int64_t r = 0; r < apart; r++) dot_rows_bf16(args, r, apart, 4);
+    if (args->split) {
+        for (int64_t r = 0; r < apart; r++) dot_rows_bf16(args, r, apart, 4, true);
+    } else if (streams == 4) {
+        for (int64_t r = 0; r < apart; r++) dot_rows_bf16(args, r, apart, 4, false);
     } else {
-        for (int64_t r = 0; r < apart; r++) dot_rows_bf16(args, r, apart, 2);
+        for (int64_t r = 0; r < apart; r++) dot_rows_bf16(args, r, apart, 2, false);
     }
-    for (int64_t r = streams * apart; r < args->n_w; r++) dot_rows_bf16(args, r, 0, 1);
+    for (int64_t r = streams * apart; r < args->n_w; r++) dot_rows_bf16(args, r, 0, 1, false);
 }
 
 /* ---------------------------------------------------------------- packing */
