@@ -130,7 +130,7 @@ bool cli_parse(const cli_command *command, int argc, char **argv, cli_args *args
 void cli_args_free(cli_args *args);
 /** True for options that compare takes for one side alone, too. */
 bool cli_option_has_sides(const cli_option *option);
-/** The loading options of one side of a comparison. */
+/** Sets what one side of a comparison has of its own. */
 void cli_side_apply(cli_args *args, int side);
 
 const cli_command *cli_command_find(const char *name);

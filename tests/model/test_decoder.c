@@ -303,9 +303,7 @@ static void test_wanted_rows(void **state) {
     each_family(check_wanted_rows);
 }
 
-static void test_shared_prefix(void **state) {
-    (void)state;
-    engine e = open_engine(ARCH_QWEN2, 2, LLAVA_DTYPE_F32, NULL);
+static void check_shared_prefix(engine e) {
     const int64_t n = 20, vocab = e.model->n_vocab, width = e.model->config->lm.hidden_size;
     float *rows = fixture_rows(e.model, 8, n), *whole = run_pieces(&e, rows, n, n, false);
     float *logits = calloc((size_t)(2 * vocab), sizeof *logits);
@@ -329,6 +327,11 @@ static void test_shared_prefix(void **state) {
     free(whole);
     free(rows);
     close_engine(&e);
+}
+
+static void test_shared_prefix(void **state) {
+    (void)state;
+    check_shared_prefix(open_engine(ARCH_QWEN2, 2, LLAVA_DTYPE_F32, NULL));
 }
 
 /* ---------------------------------------------------------------- a cache of eight bits */
@@ -377,25 +380,7 @@ static void test_int8_cache(void **state) {
 /** A block that is shared and then copied keeps its rows' scales. */
 static void test_int8_shared_prefix(void **state) {
     (void)state;
-    engine e = open_engine_i8(LLAVA_DTYPE_F32, 2);
-    const int64_t n = 20, vocab = e.model->n_vocab, width = e.model->config->lm.hidden_size;
-    float *rows = fixture_rows(e.model, 8, n), *whole = run_pieces(&e, rows, n, n, false);
-    float *logits = calloc((size_t)vocab, sizeof *logits);
-    kv_sequence a = open_sequence(&e), b = open_sequence(&e);
-    decoder_item prefix = {.seq = &a, .rows = rows, .n_rows = 15};
-    step(&e, &prefix, 1);
-    assert_int_equal(kv_sequence_share(&b, &a, NULL), LLAVA_OK);
-    decoder_item rest[] = {
-        {.seq = &a, .rows = rows, .n_rows = 5},
-        {.seq = &b, .rows = rows + 15 * width, .n_rows = 5, .n_logits = 1, .logits = logits}};
-    step(&e, rest, 2);
-    assert_same(logits, whole + 19 * vocab, vocab, "a shared prefix");
-    kv_sequence_free(&a);
-    kv_sequence_free(&b);
-    free(logits);
-    free(whole);
-    free(rows);
-    close_engine(&e);
+    check_shared_prefix(open_engine_i8(LLAVA_DTYPE_F32, 2));
 }
 
 static void test_dynamic_rope_uses_its_length(void **state) {

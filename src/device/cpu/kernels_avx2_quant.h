@@ -98,63 +98,15 @@ V bool v_any_reaches(vec a, vec b) {
 
 /* ---------------------------------------------------------------- products from codes */
 
-/** 64 weights in the order of arrange_4bit(): lane i has elements 8 i to 8 i + 7. Activation rows
- *  are 16 apart. */
-V void look_up(vec w[8], veci codes, vec_table table) {
-    UNROLL for (int j = 0; j < 8; j++) w[j] = v_table(table, _mm256_srli_epi32(codes, 4 * j));
+typedef vec_table code_table;
+
+V code_table code_table_load(const float *table) { return v_table_load(table); }
+
+V void look_up(vec w[8], const uint8_t *codes, const code_table *table) {
+    const veci in = i_load(codes);
+    UNROLL for (int j = 0; j < 8; j++) w[j] = v_table(*table, _mm256_srli_epi32(in, 4 * j));
 }
 
-typedef struct code_product {
-    const dot_4bit_args *args;
-    scale_table map;
-    scale_stream scales;
-} code_product;
-
-/** One weight row times activation rows [i, i + nx). */
-V void tile_4bit(code_product *p, int64_t row, int64_t i, const int nx) {
-    const dot_4bit_args *args = p->args;
-    const int64_t blocks = args->k / 64, stride = args->x_stride;
-    const int64_t at = args->first + row * args->k;
-    const float *x = (const float *)args->x + i * stride;
-    const uint8_t *codes = args->codes + at / 2;
-    const vec_table table = v_table_load(args->q->table);
-    vec sum[2];
-    UNROLL for (int j = 0; j < nx; j++) sum[j] = v_set(0);
-    for (int64_t b = 0; b < blocks; b += SCALES_AT_ONCE) {
-        const int64_t n = i64_min(SCALES_AT_ONCE, blocks - b);
-        const float *scales = scale_stream_at(&p->scales, args->q, &p->map, at / 64 + b, n);
-        for (int64_t c = b; c < b + n; c++) {
-            const float *in = x + c / 2 * KERNEL_ARRANGED + c % 2 * 8;
-            const vec scale = v_set(scales[c - b]);
-            vec w[8], u[2];
-            __builtin_prefetch(codes + c * 32 + PREFETCH_AHEAD);
-            look_up(w, i_load(codes + c * 32), table);
-            UNROLL for (int j = 0; j < nx; j++) {
-                u[j] = v_mul(w[0], v_load(in + j * stride));
-                UNROLL for (int t = 1; t < 8; t++) {
-                    u[j] = v_fma(w[t], v_load(in + j * stride + 16 * t), u[j]);
-                }
-                sum[j] = v_fma(u[j], scale, sum[j]);
-            }
-        }
-    }
-    UNROLL for (int j = 0; j < nx; j++) {
-        args->dst[(i + j) * args->dst_stride + row] = v_sum(sum[j]);
-    }
-}
-
-static void avx2_dot_4bit(const dot_4bit_args *args) {
-    code_product p = {.args = args};
-    scale_table_load(&p.map, args->q);
-    p.scales.n = 0;
-    p.scales.end = (args->first + args->n_w * args->k) / 64;
-    for (int64_t r = 0; r < args->n_w; r++)
-        for (int64_t i = 0; i < args->n_x; i += 2) {
-            if (i + 1 < args->n_x)
-                tile_4bit(&p, r, i, 2);
-            else
-                tile_4bit(&p, r, i, 1);
-        }
-}
+#include "device/cpu/kernels_vector_codes.h"
 
 #endif

@@ -96,17 +96,17 @@ V bool v_any_reaches(vec a, vec b) { return vmaxvq_u32(vcgeq_f32(a, b)) != 0; }
 /* ---------------------------------------------------------------- products from codes */
 
 /** Byte p of each float of the table. */
-typedef struct byte_table {
+typedef struct code_table {
     uint8x16_t plane[4];
-} byte_table;
+} code_table;
 
-V byte_table byte_table_load(const float table[16]) {
+V code_table code_table_load(const float table[16]) {
     const uint8x16x4_t planes = vld4q_u8((const uint8_t *)table);
-    return (byte_table){{planes.val[0], planes.val[1], planes.val[2], planes.val[3]}};
+    return (code_table){{planes.val[0], planes.val[1], planes.val[2], planes.val[3]}};
 }
 
 /** Floats 16 at a time: their bytes are looked up apart and put together. */
-V void look_up_16(vec w[4], uint8x16_t index, const byte_table *table) {
+V void look_up_16(vec w[4], uint8x16_t index, const code_table *table) {
     uint8x16_t b[4];
     UNROLL for (int p = 0; p < 4; p++) b[p] = vqtbl1q_u8(table->plane[p], index);
     const uint16x8_t low0 = vreinterpretq_u16_u8(vzip1q_u8(b[0], b[1]));
@@ -119,9 +119,7 @@ V void look_up_16(vec w[4], uint8x16_t index, const byte_table *table) {
     w[3] = vreinterpretq_f32_u16(vzip2q_u16(low1, high1));
 }
 
-/** 32 weights in the order of arrange_4bit(): lane i has elements 8 i to 8 i + 7. Activation rows
- *  are 16 apart. */
-V void look_up(vec w[8], const uint8_t *codes, const byte_table *table) {
+V void look_up(vec w[8], const uint8_t *codes, const code_table *table) {
     const uint8_t fourth[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
     const uint8x16_t in = vqtbl1q_u8(vld1q_u8(codes), vld1q_u8(fourth));
     vec even[4], odd[4];
@@ -133,57 +131,6 @@ V void look_up(vec w[8], const uint8_t *codes, const byte_table *table) {
     }
 }
 
-typedef struct code_product {
-    const dot_4bit_args *args;
-    scale_table map;
-    scale_stream scales;
-} code_product;
-
-/** One weight row times activation rows [i, i + nx). */
-V void tile_4bit(code_product *p, int64_t row, int64_t i, const int nx) {
-    const dot_4bit_args *args = p->args;
-    const int64_t blocks = args->k / 64, stride = args->x_stride;
-    const int64_t at = args->first + row * args->k;
-    const float *x = (const float *)args->x + i * stride;
-    const uint8_t *codes = args->codes + at / 2;
-    const byte_table table = byte_table_load(args->q->table);
-    vec sum[DOT_ROWS_MAX];
-    UNROLL for (int j = 0; j < nx; j++) sum[j] = v_set(0);
-    for (int64_t b = 0; b < blocks; b += SCALES_AT_ONCE) {
-        const int64_t n = i64_min(SCALES_AT_ONCE, blocks - b);
-        const float *scales = scale_stream_at(&p->scales, args->q, &p->map, at / 64 + b, n);
-        for (int64_t c = 2 * b; c < 2 * (b + n); c++) { /* half a block at a time */
-            const float *in = x + c / 4 * KERNEL_ARRANGED + c % 4 * LANES;
-            const vec scale = v_set(scales[c / 2 - b]);
-            vec w[8], u[DOT_ROWS_MAX];
-            __builtin_prefetch(codes + c * 16 + PREFETCH_AHEAD);
-            look_up(w, codes + c * 16, &table);
-            UNROLL for (int j = 0; j < nx; j++) {
-                u[j] = v_mul(w[0], v_load(in + j * stride));
-                UNROLL for (int t = 1; t < 8; t++) {
-                    u[j] = v_fma(w[t], v_load(in + j * stride + 16 * t), u[j]);
-                }
-                sum[j] = v_fma(u[j], scale, sum[j]);
-            }
-        }
-    }
-    UNROLL for (int j = 0; j < nx; j++) {
-        args->dst[(i + j) * args->dst_stride + row] = v_sum(sum[j]);
-    }
-}
-
-static void neon_dot_4bit(const dot_4bit_args *args) {
-    code_product p = {.args = args};
-    scale_table_load(&p.map, args->q);
-    p.scales.n = 0;
-    p.scales.end = (args->first + args->n_w * args->k) / 64;
-    for (int64_t r = 0; r < args->n_w; r++)
-        for (int64_t i = 0; i < args->n_x; i += 2) {
-            if (i + 1 < args->n_x)
-                tile_4bit(&p, r, i, 2);
-            else
-                tile_4bit(&p, r, i, 1);
-        }
-}
+#include "device/cpu/kernels_vector_codes.h"
 
 #endif
