@@ -11,7 +11,8 @@
 #include "device/cpu/cpu.h"
 
 #define PANEL_FLOATS ((int64_t)48 << 10) /* 192 KiB: a K block of a panel */
-#define PANEL_ROWS   1024                /* rows whose accumulators a thread keeps */
+#define PANEL_ROWS   1536                /* rows whose accumulators a thread keeps */
+#define GROUP_ROWS   48                  /* rows finished while their sums are in L1 */
 #define FEWEST_ROWS  96                  /* worth packing a panel for, when there is a choice */
 #define DOT_ROWS     16                  /* activations taken together */
 #define DOT_CHUNK    1024                /* weight rows taken together, at most */
@@ -161,10 +162,18 @@ static void panel_task(void *user, int64_t index) {
     do { /* once even without inputs: the sum is zero */
         const int64_t n_k = i64_min(block, n_in - first_k);
         pack_panel(job, panel, column, n, first_k, n_k);
-        multiply_panel(job, panel, c, row, m, n, first_k, n_k);
+        if (first_k + n_k < n_in) {
+            multiply_panel(job, panel, c, row, m, n, first_k, n_k);
+        } else {
+            for (int64_t r = 0; r < m; r += GROUP_ROWS) {
+                const int64_t rows = i64_min(GROUP_ROWS, m - r);
+                float *sums = n_blocks > 1 ? c + r * tile : c;
+                multiply_panel(job, panel, sums, row + r, rows, n, first_k, n_k);
+                finish(job, sums, tile, row + r, rows, column, n);
+            }
+        }
         first_k += n_k;
     } while (first_k < n_in);
-    finish(job, c, tile, row, m, column, n);
 }
 
 /** Rows are cut where scratch ends, and further where columns alone do not busy the threads. */
