@@ -285,11 +285,14 @@ static void run_gated(const subject *s) {
 }
 static void run_layernorm(const subject *s) {
     const weight w = {LLAVA_DTYPE_BF16, 1, s->k, limits_cold((size_t)s->k * 2), NULL};
-    dev->ops->layernorm(dev, output, input, s->m, &w, &w, 1e-6f);
+    dev->ops->layernorm(
+        dev,
+        &(norm_args){.x = input, .n_rows = s->m, .w = &w, .bias = &w, .eps = 1e-6f, .dst = output});
 }
 static void run_rmsnorm(const subject *s) {
     const weight w = {LLAVA_DTYPE_BF16, 1, s->k, limits_cold((size_t)s->k * 2), NULL};
-    dev->ops->rmsnorm(dev, output, input, s->m, &w, 1e-6f, false);
+    dev->ops->rmsnorm(
+        dev, &(norm_args){.x = input, .n_rows = s->m, .w = &w, .eps = 1e-6f, .dst = output});
 }
 
 /** Bytes read and written over the read bandwidth; what fits a cache may pass 100 %. */

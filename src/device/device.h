@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The operations the forward pass is written in. Model code calls these and nothing else that
- * computes; a device fills the table. Activations are float32 rows; weights keep their format.
+ * computes; a device fills the table. Activations are float32 rows; where a product would round its
+ * inputs to bfloat16 the operation before it may leave them so. Weights keep their format.
  *
  * A row's result never depends on how many rows there are, on its neighbours, or on the number of
  * threads. Shapes are row-major; [n, dim] means n rows of dim contiguous floats.
@@ -15,21 +16,39 @@
 
 typedef struct device device;
 
+/** Elements from one row of bfloat16 activations to the next: an odd number of 64-byte lines, for
+ *  rows a multiple of 4096 bytes apart would compete for the same few places of the cache. */
+static inline int64_t bf16_row_stride(int64_t dim) { return (ceil_div(dim, 32) | 1) * 32; }
+
 /** How a product is summed. A row is generated (DOT) or it is not (PANEL); never "few rows". */
 typedef enum linear_form { LINEAR_PANEL = 0, LINEAR_DOT = 1 } linear_form;
 
 /** dst[n, out] = act(x[n, in] W^T + bias) (+ residual). */
 typedef struct linear_args {
-    const float *x; /* [n_rows, w->n_cols] */
+    const float *x;         /* [n_rows, w->n_cols] */
+    const uint16_t *x_bf16; /* PANEL: rounded already, bf16_row_stride(w->n_cols) apart, or NULL */
     int64_t n_rows;
     const weight *w;    /* [out, in] */
     const weight *bias; /* [1, out], or NULL */
     activation act;
     const float *residual; /* [n_rows, out] added last, or NULL; may be dst */
     float *dst;            /* [n_rows, out]; must not overlap x */
+    uint16_t *dst_bf16;    /* PANEL without residual: in its place, bf16_row_stride(out) apart */
     linear_form form;
     bool bf16_inputs; /* PANEL: round x to bfloat16 first (compute type bfloat16) */
 } linear_args;
+
+/** A norm of rows; dst may be x. */
+typedef struct norm_args {
+    const float *x; /* [n_rows, w->n_cols] */
+    int64_t n_rows;
+    const weight *w;    /* [1, dim] */
+    const weight *bias; /* layernorm: [1, dim], absent or NULL */
+    float eps;
+    bool plus_one; /* rmsnorm */
+    float *dst;
+    uint16_t *dst_bf16; /* in its place, bf16_row_stride(dim) apart, or NULL */
+} norm_args;
 
 /** Quantizes a whole matrix. 4 bit: codes, and absmax of every block; with nested_absmax also the
  *  codes of absmax minus *offset, which is set. int8: codes and each row's scale in absmax. */
@@ -60,9 +79,11 @@ typedef struct kv_view {
  *  Query row i has position first_position + i; it sees keys [max(0, p - window), p] if causal,
  *  else all n_keys. */
 typedef struct attention_args {
-    const float *q; /* [n_rows, n_heads, head_dim], rows q_stride floats apart */
+    const float *q; /* [n_rows, n_heads, head_dim], rows q_stride elements apart */
     int64_t q_stride;
-    float *dst; /* [n_rows, n_heads * head_dim] */
+    float *dst;             /* [n_rows, n_heads * head_dim] */
+    const uint16_t *q_bf16; /* PANEL: in place of q, rounded already, or NULL */
+    uint16_t *dst_bf16;     /* PANEL: in place of dst, rows bf16_row_stride() apart, or NULL */
     int64_t n_rows, n_heads, n_kv_heads, head_dim;
     int64_t first_position, n_keys;
     bool causal;
@@ -112,12 +133,10 @@ typedef struct device_ops {
     void (*embed)(device *d, float *dst, const weight *table, const int32_t *ids, int64_t n);
     void (*linear)(device *d, const linear_args *args);
     void (*quantize)(device *d, const quantize_args *args);
-    /** y = x * rsqrt(mean(x^2) + eps) * w, or * (1 + w) when plus_one. dst may be x. */
-    void (*rmsnorm)(device *d, float *dst, const float *x, int64_t n, const weight *w, float eps,
-                    bool plus_one);
-    /** Biased variance; b may be absent. dst may be x. */
-    void (*layernorm)(device *d, float *dst, const float *x, int64_t n, const weight *w,
-                      const weight *b, float eps);
+    /** y = x * rsqrt(mean(x^2) + eps) * w, or * (1 + w) when plus_one. */
+    void (*rmsnorm)(device *d, const norm_args *args);
+    /** Biased variance. */
+    void (*layernorm)(device *d, const norm_args *args);
     /** Half-split rotation in place of n_heads heads of each row. cos, sin: [n, head_dim / 2]. */
     void (*rope)(device *d, float *x, int64_t x_stride, int64_t n, int64_t n_heads,
                  int64_t head_dim, const float *cos, const float *sin);

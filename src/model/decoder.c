@@ -140,11 +140,17 @@ static void run_norm(const decoder_run *run, float *dst, const float *src,
                      const norm_weights *norm) {
     const lm_config *lm = &run->model->config->lm;
     const device_ops *ops = run->s->dev->ops;
+    const norm_args args = {.x = src,
+                            .n_rows = run->n_rows,
+                            .w = &norm->w,
+                            .bias = &norm->b,
+                            .eps = lm->rms_norm_eps,
+                            .plus_one = lm->family->norm_plus_one,
+                            .dst = dst};
     if (is_mpt(run->model))
-        ops->layernorm(run->s->dev, dst, src, run->n_rows, &norm->w, &norm->b, lm->rms_norm_eps);
+        ops->layernorm(run->s->dev, &args);
     else
-        ops->rmsnorm(run->s->dev, dst, src, run->n_rows, &norm->w, lm->rms_norm_eps,
-                     lm->family->norm_plus_one);
+        ops->rmsnorm(run->s->dev, &args);
 }
 
 static void run_linear(const decoder_run *run, float *dst, const float *x, const linear_weights *w,

@@ -22,6 +22,11 @@ void *slab_take(slab *s, int64_t rows, int64_t cols, size_t element_size) {
     return piece;
 }
 
+activations slab_activations(slab *s, int64_t rows, int64_t dim, bool bf16) {
+    if (!bf16) return (activations){.f32 = slab_floats(s, rows, dim)};
+    return (activations){.bf16 = slab_take(s, rows, bf16_row_stride(dim), sizeof(uint16_t))};
+}
+
 llava_model *model_new(void) {
     llava_model *model = array_new(1, sizeof *model);
     if (!model) return NULL;
@@ -51,13 +56,15 @@ void model_free(llava_model **model) {
 
 void model_linear(const llava_model *model, const panel_linear *call) {
     const linear_args args = {
-        .x = call->x,
+        .x = call->x.f32,
+        .x_bf16 = call->x.bf16,
         .n_rows = call->n,
         .w = &call->w->w,
         .bias = weight_exists(&call->w->b) ? &call->w->b : NULL,
         .act = call->act,
         .residual = call->residual,
-        .dst = call->dst,
+        .dst = call->dst.f32,
+        .dst_bf16 = call->dst.bf16,
         .form = LINEAR_PANEL,
         .bf16_inputs = model->compute == LLAVA_DTYPE_BF16,
     };

@@ -24,10 +24,22 @@ static inline float *slab_floats(slab *s, int64_t rows, int64_t cols) {
     return slab_take(s, rows, cols, sizeof(float));
 }
 
+/** Rows of activations in working memory: float32, or bfloat16 where products would round them
+ *  (the other pointer is NULL), bf16_row_stride() elements apart. */
+typedef struct activations {
+    float *f32;
+    uint16_t *bf16;
+} activations;
+activations slab_activations(slab *s, int64_t rows, int64_t dim, bool bf16);
+/** From row on, of rows of dim elements. */
+static inline activations activations_at(activations x, int64_t row, int64_t dim) {
+    return x.bf16 ? (activations){.bf16 = x.bf16 + row * bf16_row_stride(dim)}
+                  : (activations){.f32 = x.f32 + row * dim};
+}
+
 /** dst = act(x W^T + b) (+ residual) for n prompt or tower rows. */
 typedef struct panel_linear {
-    float *dst;
-    const float *x;
+    activations dst, x;
     int64_t n;
     const linear_weights *w;
     activation act;
@@ -59,13 +71,15 @@ typedef struct tower_run {
     device *dev;
     tower_selection selection;
     int64_t max_inputs;
-    int64_t n_patches, n_tokens;    /* per input, without and with the class token */
-    int64_t out_tokens, out_width;  /* per input, after selection */
-    float *h, *x, *q, *k, *v, *mlp; /* [max_inputs * n_tokens, ...] */
-    float *stack;                   /* selected states, one after the other */
-    float *positions;               /* [n_tokens, D] */
-    float *cos, *sin;               /* MLCD: [max_inputs * n_tokens, head_dim / 2] */
-    int32_t *tokens, *selected;     /* row lists, host */
+    int64_t n_patches, n_tokens;   /* per input, without and with the class token */
+    int64_t out_tokens, out_width; /* per input, after selection */
+    float *h;                      /* [max_inputs * n_tokens, D] */
+    activations x, q, k, v, mlp;   /* [max_inputs * n_tokens, D or intermediate_size] */
+    float *pixels;                 /* patches' pixels, in mlp's memory */
+    float *stack;                  /* selected states, one after the other */
+    float *positions;              /* [n_tokens, D] */
+    float *cos, *sin;              /* MLCD: [max_inputs * n_tokens, head_dim / 2] */
+    int32_t *tokens, *selected;    /* row lists, host */
     void *memory, *host;
 } tower_run;
 
@@ -111,7 +125,7 @@ void vision_features(vision_run *run, int64_t n);
 /** run->features -> dst [n, projected_tokens, hidden_size] in device memory. */
 void vision_project(vision_run *run, int64_t n, float *dst);
 /** At most max_views * tokens rows of features through a chain of linears. */
-void vision_project_rows(vision_run *run, const float *features, int64_t n_rows, float *dst);
+void vision_project_rows(vision_run *run, float *features, int64_t n_rows, float *dst);
 
 /* S2: multi-scale features, one view at a time. */
 llava_status scales_check(const llava_model *model, llava_error *err);

@@ -95,14 +95,14 @@ void projector_lay_out(vision_run *run, slab *memory, slab *host) {
 
 /** rows [n, in] -> dst [n, hidden_size] through the chain of linears, GELU between them. The inner
  *  rows alternate between two buffers so that the last product lands in dst. */
-static void run_linears(vision_run *run, const float *rows, int64_t n, float *dst) {
+static void run_linears(vision_run *run, float *rows, int64_t n, float *dst) {
     const mm_config *mm = &run->model->config->mm;
     const int count = mm->projector_linears;
     const activation act = mm->projector_act ? mm->projector_act : ACT_GELU;
-    const float *x = rows;
+    activations x = {.f32 = rows};
     for (int i = 0; i < count; i++) {
         const bool last = i + 1 == count;
-        float *y = last ? dst : i % 2 ? run->norm : run->hidden;
+        const activations y = {.f32 = last ? dst : i % 2 ? run->norm : run->hidden};
         model_linear(run->model, &(panel_linear){y, x, n, &run->model->projector.linears[i],
                                                  last ? ACT_NONE : act, NULL});
         x = y;
@@ -113,13 +113,20 @@ static void run_linears(vision_run *run, const float *rows, int64_t n, float *ds
 static void run_residuals(vision_run *run, int64_t n, float *x) {
     for (int i = 0; i < run->model->config->mm.projector_res; i++) {
         const norm_weights *norm = &run->model->projector.res[i].norm;
-        run->dev->ops->layernorm(run->dev, run->norm, x, n, &norm->w, &norm->b, RES_NORM_EPS);
-        model_linear(run->model,
-                     &(panel_linear){run->hidden, run->norm, n, &run->model->projector.res[i].fc1,
-                                     ACT_GELU, NULL});
-        model_linear(run->model,
-                     &(panel_linear){x, run->hidden, n, &run->model->projector.res[i].fc2, ACT_NONE,
-                                     run->norm});
+        const activations rows = {.f32 = run->norm}, hidden = {.f32 = run->hidden};
+        run->dev->ops->layernorm(run->dev, &(norm_args){.x = x,
+                                                        .n_rows = n,
+                                                        .w = &norm->w,
+                                                        .bias = &norm->b,
+                                                        .eps = RES_NORM_EPS,
+                                                        .dst = run->norm});
+        model_linear(run->model, &(panel_linear){hidden, rows, n, &run->model->projector.res[i].fc1,
+                                                 ACT_GELU, NULL});
+        model_linear(run->model, &(panel_linear){.dst.f32 = x,
+                                                 .x = hidden,
+                                                 .n = n,
+                                                 .w = &run->model->projector.res[i].fc2,
+                                                 .residual = run->norm});
     }
 }
 
@@ -134,13 +141,18 @@ static void run_pooler(vision_run *run, const float *features, float *dst) {
                 for (int64_t k = 0; k < 4; k++)
                     *cell++ = (int32_t)(((2 * y + k / 2) * side + 2 * x + k % 2) * width + c);
     run->dev->ops->gather(run->dev, run->windows, features, run->cells, half * half * width * 4, 1);
-    model_linear(run->model, &(panel_linear){run->hidden, run->windows, half * half,
-                                             &run->model->projector.linears[0], ACT_GELU, NULL});
-    model_linear(run->model, &(panel_linear){dst, run->hidden, half * half,
-                                             &run->model->projector.linears[1], ACT_NONE, NULL});
+    model_linear(run->model, &(panel_linear){.dst.f32 = run->hidden,
+                                             .x.f32 = run->windows,
+                                             .n = half * half,
+                                             .w = &run->model->projector.linears[0],
+                                             .act = ACT_GELU});
+    model_linear(run->model, &(panel_linear){.dst.f32 = dst,
+                                             .x.f32 = run->hidden,
+                                             .n = half * half,
+                                             .w = &run->model->projector.linears[1]});
 }
 
-void vision_project_rows(vision_run *run, const float *features, int64_t n_rows, float *dst) {
+void vision_project_rows(vision_run *run, float *features, int64_t n_rows, float *dst) {
     run_linears(run, features, n_rows, dst);
 }
 

@@ -29,18 +29,28 @@ int64_t tower_inputs_at_once(int64_t n_tokens, int64_t n_inputs) {
 
 /* ---------------------------------------------------------------- working memory */
 
+/** The MLP's inner rows; before the first layer the patches' pixels are there. */
+static void lay_out_mlp(tower_run *run, slab *memory, int64_t rows, bool bf16) {
+    const tower_config *tower = &run->model->config->tower;
+    slab pixels = *memory;
+    run->mlp = slab_activations(memory, rows, tower->intermediate_size, bf16);
+    run->pixels = slab_floats(&pixels, rows, 3 * tower->patch_size * tower->patch_size);
+    memory->used = memory->used > pixels.used ? memory->used : pixels.used;
+    memory->overflow |= pixels.overflow;
+}
+
 static void lay_out(tower_run *run, slab *memory, slab *host) {
     const tower_config *tower = &run->model->config->tower;
     const int64_t width = tower->hidden_size, rows = run->max_inputs * run->n_tokens;
     const int64_t half = width / tower->n_heads / 2;
-    const int64_t patch = 3 * tower->patch_size * tower->patch_size;
     const bool rotary = weight_exists(&run->model->tower.class_pos_emb);
+    const bool bf16 = run->model->compute == LLAVA_DTYPE_BF16;
     run->h = slab_floats(memory, rows, width);
-    run->x = slab_floats(memory, rows, width);
-    run->q = slab_floats(memory, rows, width);
-    run->k = slab_floats(memory, rows, width);
-    run->v = slab_floats(memory, rows, width);
-    run->mlp = slab_floats(memory, rows, i64_max(tower->intermediate_size, patch));
+    run->x = slab_activations(memory, rows, width, bf16);
+    run->q = slab_activations(memory, rows, width, bf16 && !rotary); /* rotated in float32 */
+    run->k = slab_activations(memory, rows, width, bf16 && !rotary);
+    run->v = slab_activations(memory, rows, width, bf16);
+    lay_out_mlp(run, memory, rows, bf16);
     run->stack = slab_floats(memory, run->selection.count * rows, width);
     run->positions = slab_floats(memory, run->n_tokens, width);
     run->cos = slab_floats(memory, rotary ? rows : 0, half);
@@ -59,8 +69,8 @@ static llava_status rotary_tables(tower_run *run, llava_error *err) {
     float *angles = aligned_new((size_t)count * 3 * sizeof *angles);
     if (!angles) return llava_fail_memory(err, (size_t)count * 3 * sizeof *angles, "rotary tables");
     float *cos_table = angles + count, *sin_table = cos_table + count;
-    run->dev->ops->widen(run->dev, run->x, &run->model->tower.class_pos_emb, half);
-    run->dev->ops->download(run->dev, angles, run->x, (size_t)half * sizeof *angles);
+    run->dev->ops->widen(run->dev, run->h, &run->model->tower.class_pos_emb, half);
+    run->dev->ops->download(run->dev, angles, run->h, (size_t)half * sizeof *angles);
     for (int64_t p = 0; p < run->n_patches; p++)
         for (int64_t j = 0; j < half; j++) {
             const float exponent = (float)(2 * (j % quarter)) / (float)half;
@@ -144,6 +154,17 @@ void tower_close(tower_run *run) {
 
 /* ---------------------------------------------------------------- forward */
 
+/** dst = norm(h) for n pictures. */
+static void norm(tower_run *run, activations dst, int64_t n, const norm_weights *w) {
+    run->dev->ops->layernorm(run->dev, &(norm_args){.x = run->h,
+                                                    .n_rows = n * run->n_tokens,
+                                                    .w = &w->w,
+                                                    .bias = &w->b,
+                                                    .eps = run->model->config->tower.layer_norm_eps,
+                                                    .dst = dst.f32,
+                                                    .dst_bf16 = dst.bf16});
+}
+
 /** Patches -> rows, the class token in front, positions, pre-norm: the first hidden state. */
 static void embed_patches(tower_run *run, const float *pixels, int64_t n) {
     const tower_config *tower = &run->model->config->tower;
@@ -152,9 +173,10 @@ static void embed_patches(tower_run *run, const float *pixels, int64_t n) {
     const int64_t width = tower->hidden_size, n_patches = n * run->n_patches;
     const bool has_class = run->n_tokens != run->n_patches;
     float *patches = has_class ? run->stack : run->h; /* the stack has room for n * n_tokens */
-    ops->patchify(run->dev, run->mlp, pixels, n, tower->image_size, tower->patch_size);
-    model_linear(run->model,
-                 &(panel_linear){patches, run->mlp, n_patches, &w->patch, ACT_NONE, NULL});
+    ops->patchify(run->dev, run->pixels, pixels, n, tower->image_size, tower->patch_size);
+    model_linear(
+        run->model,
+        &(panel_linear){.dst.f32 = patches, .x.f32 = run->pixels, .n = n_patches, .w = &w->patch});
     if (has_class) {
         ops->widen(run->dev, patches + n_patches * width, &w->class_embedding, width);
         int32_t *row = run->tokens;
@@ -168,9 +190,18 @@ static void embed_patches(tower_run *run, const float *pixels, int64_t n) {
         for (int64_t i = 0; i < n; i++)
             ops->add_scaled(run->dev, run->h + i * run->n_tokens * width, run->positions,
                             run->n_tokens * width, 1.0f);
-    if (weight_exists(&w->pre_norm.w))
-        ops->layernorm(run->dev, run->h, run->h, n * run->n_tokens, &w->pre_norm.w, &w->pre_norm.b,
-                       tower->layer_norm_eps);
+    if (weight_exists(&w->pre_norm.w)) norm(run, (activations){.f32 = run->h}, n, &w->pre_norm);
+}
+
+/** Keys or values of one picture, as one block. */
+static kv_view view_of(const tower_run *run, const activations *rows, void **block) {
+    const int64_t width = run->model->config->tower.hidden_size;
+    *block = rows->bf16 ? (void *)rows->bf16 : rows->f32;
+    return (kv_view){.blocks = block,
+                     .block_size = run->n_tokens,
+                     .token_stride = rows->bf16 ? bf16_row_stride(width) : width,
+                     .head_stride = width / run->model->config->tower.n_heads,
+                     .dtype = rows->bf16 ? LLAVA_DTYPE_BF16 : LLAVA_DTYPE_F32};
 }
 
 /** x = attention(q, k, v), every picture for itself, without a mask. */
@@ -178,26 +209,26 @@ static void attend(tower_run *run, int64_t n) {
     const tower_config *tower = &run->model->config->tower;
     const int64_t width = tower->hidden_size, head_dim = width / tower->n_heads;
     for (int64_t i = 0; i < n; i++) {
-        const int64_t offset = i * run->n_tokens * width;
-        void *keys = run->k + offset, *values = run->v + offset;
-        const kv_view view = {.blocks = &keys,
-                              .block_size = run->n_tokens,
-                              .token_stride = width,
-                              .head_stride = head_dim,
-                              .dtype = LLAVA_DTYPE_F32};
-        attention_args args = {.q = run->q + offset,
-                               .q_stride = width,
-                               .dst = run->x + offset,
+        const int64_t first = i * run->n_tokens;
+        const activations q = activations_at(run->q, first, width);
+        const activations k = activations_at(run->k, first, width);
+        const activations v = activations_at(run->v, first, width);
+        const activations x = activations_at(run->x, first, width);
+        void *keys, *values;
+        attention_args args = {.q = q.f32,
+                               .q_bf16 = q.bf16,
+                               .q_stride = q.bf16 ? bf16_row_stride(width) : width,
+                               .dst = x.f32,
+                               .dst_bf16 = x.bf16,
                                .n_rows = run->n_tokens,
                                .n_heads = tower->n_heads,
                                .n_kv_heads = tower->n_heads,
                                .head_dim = head_dim,
                                .n_keys = run->n_tokens,
                                .scale = 1.0f / sqrtf((float)head_dim),
-                               .k = view,
-                               .v = view,
+                               .k = view_of(run, &k, &keys),
+                               .v = view_of(run, &v, &values),
                                .bf16_inputs = run->model->compute == LLAVA_DTYPE_BF16};
-        args.v.blocks = &values;
         run->dev->ops->attention(run->dev, &args);
     }
 }
@@ -208,23 +239,22 @@ static void run_layer(tower_run *run, const tower_layer *layer, int64_t n) {
     const device_ops *ops = run->dev->ops;
     const int64_t rows = n * run->n_tokens, width = tower->hidden_size;
     const int64_t head_dim = width / tower->n_heads;
-    ops->layernorm(run->dev, run->x, run->h, rows, &layer->norm1.w, &layer->norm1.b,
-                   tower->layer_norm_eps);
+    const activations h = {.f32 = run->h};
+    norm(run, run->x, n, &layer->norm1);
     const linear_weights *w[3] = {&layer->q, &layer->k, &layer->v};
-    float *qkv[3] = {run->q, run->k, run->v};
+    const activations qkv[3] = {run->q, run->k, run->v};
     for (int i = 0; i < 3; i++)
         model_linear(run->model, &(panel_linear){qkv[i], run->x, rows, w[i], ACT_NONE, NULL});
     if (weight_exists(&run->model->tower.class_pos_emb))
         for (int i = 0; i < 2; i++)
-            ops->rope(run->dev, qkv[i], width, rows, tower->n_heads, head_dim, run->cos, run->sin);
+            ops->rope(run->dev, qkv[i].f32, width, rows, tower->n_heads, head_dim, run->cos,
+                      run->sin);
     attend(run, n);
-    model_linear(run->model, &(panel_linear){run->h, run->x, rows, &layer->out, ACT_NONE, run->h});
-    ops->layernorm(run->dev, run->x, run->h, rows, &layer->norm2.w, &layer->norm2.b,
-                   tower->layer_norm_eps);
+    model_linear(run->model, &(panel_linear){h, run->x, rows, &layer->out, ACT_NONE, run->h});
+    norm(run, run->x, n, &layer->norm2);
     model_linear(run->model,
                  &(panel_linear){run->mlp, run->x, rows, &layer->fc1, tower->act, NULL});
-    model_linear(run->model,
-                 &(panel_linear){run->h, run->mlp, rows, &layer->fc2, ACT_NONE, run->h});
+    model_linear(run->model, &(panel_linear){h, run->mlp, rows, &layer->fc2, ACT_NONE, run->h});
 }
 
 /** Copies hidden state `state` to every place of the stack that asks for it. */

@@ -136,6 +136,28 @@ static inline void assert_same_bits(const float *x, const float *y, int64_t n, c
                      x[i], y[i]);
 }
 
+/** Rows of bfloat16 are float32 rows, rounded. */
+static inline void assert_rounded_rows(const uint16_t *rows, const float *expected, int64_t n_rows,
+                                       int64_t dim) {
+    for (int64_t i = 0; i < n_rows; i++)
+        for (int64_t j = 0; j < dim; j++)
+            if (rows[i * bf16_row_stride(dim) + j] != f32_to_bf16(expected[i * dim + j]))
+                fail_msg("element %lld of row %lld is %.9g, not %.9g rounded", (long long)j,
+                         (long long)i, bf16_to_f32(rows[i * bf16_row_stride(dim) + j]),
+                         expected[i * dim + j]);
+}
+
+/** float32 rows, rounded; what pads them is not a number. */
+static inline uint16_t *rounded_rows(const float *x, int64_t n_rows, int64_t dim) {
+    const int64_t stride = bf16_row_stride(dim);
+    uint16_t *rows = array_new((size_t)(n_rows * stride), sizeof *rows);
+    assert_non_null(rows);
+    for (int64_t i = 0; i < n_rows * stride; i++) rows[i] = 0x7fc0;
+    for (int64_t i = 0; i < n_rows; i++)
+        for (int64_t j = 0; j < dim; j++) rows[i * stride + j] = f32_to_bf16(x[i * dim + j]);
+    return rows;
+}
+
 #define assert_near(value, reference, bound, ...)                                                  \
     do {                                                                                           \
         const double near_error_ = fabs((double)(value) - (double)(reference));                    \

@@ -72,6 +72,24 @@ static double expected(const quant_linear *c, int64_t row, int64_t o, double *ma
     return sum + (double)weight_at(&c->bias, 0, o) + (double)c->residual[row * w->n_rows + o];
 }
 
+/** Inputs rounded before change nothing. */
+static void check_rounded(device *d, const quant_linear *c, const float *expected) {
+    const weight *w = &c->m.w;
+    uint16_t *x = rounded_rows(c->x, c->n_rows, w->n_cols);
+    float *dst = array_new((size_t)(c->n_rows * w->n_rows), sizeof *dst);
+    const linear_args args = {.x_bf16 = x,
+                              .n_rows = c->n_rows,
+                              .w = w,
+                              .bias = &c->bias,
+                              .residual = c->residual,
+                              .dst = dst,
+                              .bf16_inputs = true};
+    d->ops->linear(d, &args);
+    assert_same_bits(dst, expected, c->n_rows * w->n_rows, "inputs rounded before");
+    free(x);
+    free(dst);
+}
+
 static void check_case(device *one, device *two, quant_linear *c) {
     const weight *w = &c->m.w;
     const int64_t n = c->n_rows * w->n_rows;
@@ -104,6 +122,7 @@ static void check_case(device *one, device *two, quant_linear *c) {
         assert_same_bits(row.data, a.data + i * w->n_rows, w->n_rows, "row alone");
         guarded_free(&row);
     }
+    if (c->bf16_inputs && c->form == LINEAR_PANEL) check_rounded(two, c, a.data);
     guarded_free(&a);
     guarded_free(&b);
     weight_free(&c->bias, 1);

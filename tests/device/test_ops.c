@@ -33,6 +33,18 @@ static void reference_norm(const float *x, const weight *w, const weight *b, dou
     }
 }
 
+/** What a norm leaves as bfloat16 is what it gives otherwise, rounded. */
+static void check_rounded_norm(const norm_args *norm, const float *expected, bool centered) {
+    const int64_t dim = norm->w->n_cols, stride = bf16_row_stride(dim);
+    uint16_t *rows = array_new((size_t)(norm->n_rows * stride), sizeof *rows);
+    norm_args args = *norm;
+    args.dst = NULL;
+    args.dst_bf16 = rows;
+    (centered ? two->ops->layernorm : two->ops->rmsnorm)(two, &args);
+    assert_rounded_rows(rows, expected, norm->n_rows, dim);
+    free(rows);
+}
+
 static void norm_case(int64_t n, int64_t dim, llava_dtype dtype, int variant) {
     const bool centered = variant < 2, biased = variant == 0, plus_one = variant == 3;
     weight w = random_weight(dtype, 1, dim, 1, 2), b = random_weight(dtype, 1, dim, 1, 1);
@@ -40,13 +52,17 @@ static void norm_case(int64_t n, int64_t dim, llava_dtype dtype, int variant) {
     double *expected = array_new((size_t)dim, sizeof *expected);
     random_fill(x.data, n * dim, 3);
     for (int64_t i = 0; i < n * dim; i++) x.data[i] += centered ? 2 : 0;
+    norm_args args = {.x = x.data,
+                      .n_rows = n,
+                      .w = &w,
+                      .bias = biased ? &b : NULL,
+                      .eps = centered ? 1e-5f : 1e-6f,
+                      .plus_one = plus_one};
     for (int pass = 0; pass < 2; pass++) {
         device *d = pass ? two : one;
         float *dst = pass ? z.data : y.data;
-        if (centered)
-            d->ops->layernorm(d, dst, x.data, n, &w, biased ? &b : NULL, 1e-5f);
-        else
-            d->ops->rmsnorm(d, dst, x.data, n, &w, 1e-6f, plus_one);
+        args.dst = dst;
+        (centered ? d->ops->layernorm : d->ops->rmsnorm)(d, &args);
     }
     assert_same_bits(y.data, z.data, n * dim, "norm over two threads");
     for (int64_t i = 0; i < n; i++) {
@@ -56,12 +72,10 @@ static void norm_case(int64_t n, int64_t dim, llava_dtype dtype, int variant) {
             assert_near(y.data[i * dim + j], expected[j], NORM_BOUND * (4 + fabs(expected[j])),
                         "%s norm %d of %lld", one->level, variant, (long long)dim);
     }
-    if (centered) /* the last row alone, in place */
-        two->ops->layernorm(two, x.data + (n - 1) * dim, x.data + (n - 1) * dim, 1, &w,
-                            biased ? &b : NULL, 1e-5f);
-    else
-        two->ops->rmsnorm(two, x.data + (n - 1) * dim, x.data + (n - 1) * dim, 1, &w, 1e-6f,
-                          plus_one);
+    check_rounded_norm(&args, y.data, centered);
+    args.x = args.dst = x.data + (n - 1) * dim; /* the last row alone, in place */
+    args.n_rows = 1;
+    (centered ? two->ops->layernorm : two->ops->rmsnorm)(two, &args);
     assert_same_bits(x.data + (n - 1) * dim, y.data + (n - 1) * dim, dim, "row alone");
     guarded_free(&x);
     guarded_free(&y);

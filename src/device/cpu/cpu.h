@@ -108,10 +108,8 @@ softmax_args cpu_softmax_args(const attention_args *args, int64_t row, int64_t h
 void cpu_kv_store(device *d, const kv_store_args *args);
 
 void cpu_embed(device *d, float *dst, const weight *table, const int32_t *ids, int64_t n);
-void cpu_rmsnorm(device *d, float *dst, const float *x, int64_t n, const weight *w, float eps,
-                 bool plus_one);
-void cpu_layernorm(device *d, float *dst, const float *x, int64_t n, const weight *w,
-                   const weight *b, float eps);
+void cpu_rmsnorm(device *d, const norm_args *args);
+void cpu_layernorm(device *d, const norm_args *args);
 void cpu_rope(device *d, float *x, int64_t x_stride, int64_t n, int64_t n_heads, int64_t head_dim,
               const float *cos, const float *sin);
 void cpu_gated(device *d, float *dst, const float *gate, const float *up, int64_t count,

@@ -289,19 +289,33 @@ static void weigh_scores(const attention_job *job, const attention_block *block,
     }
 }
 
+/** Row r of the block from element `at` of the queries on. */
+static void load_query(const attention_job *job, const attention_block *block, int64_t r,
+                       int64_t at) {
+    const attention_args *args = job->args;
+    const int64_t dim = args->head_dim;
+    float *dst = block->q + r * job->width;
+    uint16_t *half = (uint16_t *)block->q + r * job->width;
+    if (!job->bf16) {
+        if (args->q_bf16)
+            job->k->widen_bf16(dst, args->q_bf16 + at, dim);
+        else
+            memcpy(dst, args->q + at, (size_t)dim * sizeof *dst);
+        return;
+    }
+    if (args->q_bf16)
+        memcpy(half, args->q_bf16 + at, (size_t)dim * sizeof *half);
+    else
+        job->k->narrow_bf16(half, args->q + at, dim);
+    memset(half + dim, 0, (size_t)(job->width - dim) * sizeof *half);
+}
+
 static void load_queries(const attention_job *job, const attention_block *block) {
     const attention_args *args = job->args;
     for (int64_t r = 0; r < block->n_rows * block->n_heads; r++) {
         const int64_t head = block->first_head + r % block->n_heads;
         const int64_t row = block->first_row + r / block->n_heads;
-        const float *q = args->q + row * args->q_stride + head * args->head_dim;
-        if (job->bf16) {
-            uint16_t *dst = (uint16_t *)block->q + r * job->width;
-            job->k->narrow_bf16(dst, q, args->head_dim);
-            memset(dst + args->head_dim, 0, (size_t)(job->width - args->head_dim) * sizeof *dst);
-        } else {
-            memcpy(block->q + r * job->width, q, (size_t)args->head_dim * sizeof *q);
-        }
+        load_query(job, block, r, row * args->q_stride + head * args->head_dim);
         memset(block->out + r * job->width, 0, (size_t)job->width * sizeof(float));
         block->maximum[r] = -INFINITY;
         block->sum[r] = 0;
@@ -310,12 +324,20 @@ static void load_queries(const attention_job *job, const attention_block *block)
 
 static void store_rows(const attention_job *job, const attention_block *block) {
     const attention_args *args = job->args;
+    const int64_t stride = bf16_row_stride(args->n_heads * args->head_dim);
     for (int64_t r = 0; r < block->n_rows * block->n_heads; r++) {
         const int64_t head = block->first_head + r % block->n_heads;
         const int64_t row = block->first_row + r / block->n_heads;
         const float inverse = block->sum[r] > 0 ? 1.0f / block->sum[r] : block->sum[r];
-        job->k->scale(args->dst + (row * args->n_heads + head) * args->head_dim,
-                      block->out + r * job->width, args->head_dim, inverse);
+        float *out = block->out + r * job->width;
+        if (args->dst_bf16) {
+            job->k->scale(out, out, args->head_dim, inverse);
+            job->k->narrow_bf16(args->dst_bf16 + row * stride + head * args->head_dim, out,
+                                args->head_dim);
+        } else {
+            job->k->scale(args->dst + (row * args->n_heads + head) * args->head_dim, out,
+                          args->head_dim, inverse);
+        }
     }
 }
 
@@ -363,7 +385,14 @@ static void attention_task(void *user, int64_t index) {
 }
 
 void attention_undefined(const attention_args *args) {
-    for (int64_t i = 0; i < args->n_rows * args->n_heads * args->head_dim; i++) args->dst[i] = NAN;
+    const int64_t width = args->n_heads * args->head_dim, stride = bf16_row_stride(width);
+    for (int64_t row = 0; row < args->n_rows; row++)
+        for (int64_t i = 0; i < width; i++) {
+            if (args->dst_bf16)
+                args->dst_bf16[row * stride + i] = f32_to_bf16(NAN);
+            else
+                args->dst[row * width + i] = NAN;
+        }
 }
 
 void cpu_attention(device *d, const attention_args *args) {

@@ -7,6 +7,7 @@
  * Work is split over output features, so no sum is ever shared between threads.
  */
 #include <assert.h>
+#include <math.h>
 
 #include "device/cpu/cpu.h"
 
@@ -32,8 +33,9 @@ typedef struct linear_job {
     cpu_scratch *scratch;
     const linear_args *args;
     product_kind kind;
+    bool rounds;   /* or arranges inputs in scratch */
     bool splits;   /* activations into even and odd ones, so that several rows share that too */
-    const void *x; /* args->x, or rows rounded in scratch */
+    const void *x; /* inputs of rows first_row ... */
     int64_t x_stride;
     int64_t first_row, n_rows; /* of args */
     int n_threads;
@@ -50,9 +52,11 @@ static int64_t input_bytes(product_kind kind) {
 void cpu_linear_finish(const kernels *k, const linear_args *args, const cpu_part *part, float *c,
                        int64_t ldc) {
     const int64_t n_out = args->w->n_rows, m = part->m, n = part->n;
+    const int64_t stride = bf16_row_stride(n_out);
+    uint16_t *const rounded = args->dst_bf16;
     float bias[CPU_FINISH_COLUMNS];
-    epilogue_args last = {.dst = args->dst + part->row * n_out + part->column,
-                          .ldd = n_out,
+    epilogue_args last = {.dst = rounded ? c : args->dst + part->row * n_out + part->column,
+                          .ldd = rounded ? ldc : n_out,
                           .c = c,
                           .ldc = ldc,
                           .m = m,
@@ -73,7 +77,9 @@ void cpu_linear_finish(const kernels *k, const linear_args *args, const cpu_part
         for (int64_t i = 0; i < m; i++) act(c + i * ldc, c + i * ldc, n);
         last.bias = NULL;
     }
-    k->epilogue(&last);
+    if (!rounded || last.bias) k->epilogue(&last);
+    for (int64_t i = 0; rounded && i < m; i++)
+        k->narrow_bf16(rounded + (part->row + i) * stride + part->column, c + i * ldc, n);
 }
 
 static void finish(const linear_job *job, float *c, int64_t ldc, int64_t row, int64_t m,
@@ -260,35 +266,49 @@ static void run_dots(linear_job *job) {
 
 #define ROUND_TASK 8
 
-static void round_task(void *user, int64_t index) {
-    const linear_job *job = user;
-    const int64_t n_in = job->args->w->n_cols, row = index * ROUND_TASK;
-    const int64_t end = i64_min(row + ROUND_TASK, job->n_rows);
-    for (int64_t i = row; i < end; i++) {
-        const float *src = job->args->x + (job->first_row + i) * n_in;
-        if (job->kind == PRODUCT_4BIT) {
-            float *dst = (float *)job->scratch->rows + i * job->x_stride;
-            cpu_arrange(job->k, dst, src, n_in);
-        } else if (job->kind == PRODUCT_4BIT_I16) {
-            int16_t *dst = (int16_t *)job->scratch->rows + i * job->x_stride;
-            cpu_code_inputs(job->k, dst, src, n_in);
-        } else if (job->splits) {
-            job->k->split_pairs((float *)job->scratch->rows + i * job->x_stride, src, n_in);
-        } else if (job->kind == PRODUCT_BF16_BF16) {
-            uint16_t *dst = (uint16_t *)job->scratch->rows + i * job->x_stride;
-            job->k->narrow_bf16(dst, src, n_in);
-            memset(dst + n_in, 0, (size_t)(job->x_stride - n_in) * sizeof *dst);
-        } else {
-            job->k->round_bf16((float *)job->scratch->rows + i * job->x_stride, src, n_in);
-        }
+static void round_row(const linear_job *job, int64_t row) {
+    const int64_t n_in = job->args->w->n_cols;
+    const float *src = job->args->x + (job->first_row + row) * n_in;
+    float *dst = (float *)job->scratch->rows + row * job->x_stride;
+    if (job->kind == PRODUCT_4BIT) {
+        cpu_arrange(job->k, dst, src, n_in);
+    } else if (job->kind == PRODUCT_4BIT_I16) {
+        cpu_code_inputs(job->k, (int16_t *)job->scratch->rows + row * job->x_stride, src, n_in);
+    } else if (job->splits) {
+        job->k->split_pairs(dst, src, n_in);
+    } else {
+        job->k->round_bf16(dst, src, n_in);
     }
 }
 
-/** Elements between rounded rows: an odd number of 64-byte lines, for rows a multiple of 4096 bytes
- *  apart would compete for the same few places of the cache. */
-static int64_t spread_stride(int64_t n_cols) {
-    const int64_t lines = ceil_div(n_cols, 32);
-    return (lines | 1) * 32;
+/** A row as the products of bfloat16 want it: what pads it is zero. */
+static void round_row_bf16(const linear_job *job, int64_t row) {
+    const int64_t n_in = job->args->w->n_cols, from = job->first_row + row;
+    uint16_t *dst = (uint16_t *)job->scratch->rows + row * job->x_stride;
+    if (job->args->x_bf16)
+        memcpy(dst, job->args->x_bf16 + from * bf16_row_stride(n_in), (size_t)n_in * sizeof *dst);
+    else
+        job->k->narrow_bf16(dst, job->args->x + from * n_in, n_in);
+    memset(dst + n_in, 0, (size_t)(job->x_stride - n_in) * sizeof *dst);
+}
+
+static void widen_row(const linear_job *job, int64_t row) {
+    const int64_t n_in = job->args->w->n_cols;
+    const uint16_t *src = job->args->x_bf16 + (job->first_row + row) * bf16_row_stride(n_in);
+    job->k->widen_bf16((float *)job->scratch->rows + row * job->x_stride, src, n_in);
+}
+
+static void round_task(void *user, int64_t index) {
+    const linear_job *job = user;
+    const int64_t end = i64_min((index + 1) * ROUND_TASK, job->n_rows);
+    for (int64_t row = index * ROUND_TASK; row < end; row++) {
+        if (job->kind == PRODUCT_BF16_BF16)
+            round_row_bf16(job, row);
+        else if (job->args->x_bf16)
+            widen_row(job, row);
+        else
+            round_row(job, row);
+    }
 }
 
 /** Rows of rounded activations that fit the scratch at a time; 0: not even one. */
@@ -328,46 +348,75 @@ static product_kind choose_kind(const kernels *k, const linear_args *args) {
     }
 }
 
+/** Makes the inputs what the product wants, or finds them so. Returns how many rows to take at a
+ *  time, 0 when there is no memory for one. */
+static int64_t place_inputs(linear_job *job) {
+    const linear_args *args = job->args;
+    const int64_t n_in = args->w->n_cols;
+    const bool arranges = job->kind == PRODUCT_4BIT || job->kind == PRODUCT_4BIT_I16;
+    job->x_stride = n_in;
+    if (args->x_bf16 && job->kind == PRODUCT_BF16_BF16 && n_in % 2 == 0) {
+        job->x_stride = bf16_row_stride(n_in);
+        return args->n_rows;
+    }
+    job->splits = job->kind == PRODUCT_BF16 && args->form == LINEAR_DOT && args->n_rows > 1 &&
+                  job->k->splits_pairs;
+    job->rounds =
+        n_in > 0 && (rounds_inputs(args) || arranges || job->splits || args->x_bf16 != NULL);
+    if (!job->rounds) return args->n_rows;
+    const int64_t padded = round_up(n_in, KERNEL_ARRANGED);
+    job->x_stride = bf16_row_stride(padded + (job->kind == PRODUCT_4BIT_I16 ? padded / 64 : 0));
+    int64_t fit = rounded_rows(job);
+    if (fit == 0 && !args->x_bf16) { /* the products of unrounded inputs */
+        fit = args->n_rows;
+        job->rounds = job->splits = false;
+        job->x_stride = n_in;
+        if (args->w->quant)
+            job->kind = PRODUCT_F32;
+        else if (job->kind == PRODUCT_BF16_BF16)
+            job->kind = PRODUCT_BF16;
+    }
+    return i64_min(fit, args->n_rows);
+}
+
+/** Where the rows from first_row on lie. */
+static const void *inputs_of(const linear_job *job) {
+    if (job->rounds) return job->scratch->rows;
+    if (job->args->x_bf16) return job->args->x_bf16 + job->first_row * job->x_stride;
+    return job->args->x + job->first_row * job->x_stride;
+}
+
+/** Without memory for rows that are bfloat16 already: not a number, which shows. */
+static void undefined_outputs(const linear_job *job) {
+    const linear_args *args = job->args;
+    const int64_t n_out = args->w->n_rows, stride = bf16_row_stride(n_out);
+    for (int64_t i = 0; i < args->n_rows; i++)
+        for (int64_t j = 0; j < n_out; j++) {
+            if (args->dst_bf16)
+                args->dst_bf16[i * stride + j] = f32_to_bf16(NAN);
+            else
+                args->dst[i * n_out + j] = NAN;
+        }
+}
+
 void cpu_linear(device *d, const linear_args *args) {
     if (args->n_rows <= 0 || args->w->n_rows <= 0) return;
     if (args->w->quant && args->w->quant->format == QUANT_INT8) {
         cpu_linear_int8(d, args);
         return;
     }
-    linear_job job = {.d = d,
-                      .k = cpu_kernels(d),
-                      .args = args,
-                      .kind = choose_kind(cpu_kernels(d), args),
-                      .x_stride = args->w->n_cols};
+    linear_job job = {
+        .d = d, .k = cpu_kernels(d), .args = args, .kind = choose_kind(cpu_kernels(d), args)};
     job.n_threads = cpu_threads_for(d, (double)args->n_rows * (double)args->w->n_rows *
                                            (double)args->w->n_cols);
     job.scratch = cpu_scratch_take(d);
-    int64_t rows = args->n_rows;
-    const bool arranges = job.kind == PRODUCT_4BIT || job.kind == PRODUCT_4BIT_I16;
-    job.splits = job.kind == PRODUCT_BF16 && args->form == LINEAR_DOT && args->n_rows > 1 &&
-                 job.k->splits_pairs;
-    bool rounds = rounds_inputs(args) || ((arranges || job.splits) && args->w->n_cols > 0);
-    if (rounds) {
-        const int64_t padded = round_up(args->w->n_cols, KERNEL_ARRANGED);
-        job.x_stride = spread_stride(padded + (job.kind == PRODUCT_4BIT_I16 ? padded / 64 : 0));
-        const int64_t fit = rounded_rows(&job);
-        if (fit == 0) { /* out of memory for one row: the products of unrounded inputs */
-            rounds = job.splits = false;
-            job.x_stride = args->w->n_cols;
-            if (args->w->quant)
-                job.kind = PRODUCT_F32;
-            else if (job.kind == PRODUCT_BF16_BF16)
-                job.kind = PRODUCT_BF16;
-        } else {
-            rows = i64_min(rows, fit);
-        }
-    } else if (job.kind == PRODUCT_BF16_BF16) {
-        job.kind = PRODUCT_BF16;
-    }
-    for (; job.first_row < args->n_rows; job.first_row += rows) {
+    const int64_t rows = place_inputs(&job);
+    if (rows == 0) undefined_outputs(&job);
+    for (; rows > 0 && job.first_row < args->n_rows; job.first_row += rows) {
         job.n_rows = i64_min(rows, args->n_rows - job.first_row);
-        job.x = rounds ? job.scratch->rows : (const void *)(args->x + job.first_row * job.x_stride);
-        if (rounds) parallel_for(job.n_threads, ceil_div(job.n_rows, ROUND_TASK), round_task, &job);
+        job.x = inputs_of(&job);
+        if (job.rounds)
+            parallel_for(job.n_threads, ceil_div(job.n_rows, ROUND_TASK), round_task, &job);
         if (args->form == LINEAR_DOT)
             run_dots(&job);
         else

@@ -41,7 +41,12 @@ typedef struct int8_job {
 
 /** Row `row` of the call's inputs, elements [first, first + n), as the compute type has them. */
 static void load_inputs(const int8_job *job, int64_t row, int64_t first, int64_t n, float *dst) {
-    const float *x = job->args->x + (job->first_row + row) * job->w->n_cols + first;
+    const int64_t n_in = job->w->n_cols, from = job->first_row + row;
+    if (job->args->x_bf16) {
+        job->k->widen_bf16(dst, job->args->x_bf16 + from * bf16_row_stride(n_in) + first, n);
+        return;
+    }
+    const float *x = job->args->x + from * n_in + first;
     if (job->args->bf16_inputs)
         job->k->round_bf16(dst, x, n);
     else
@@ -80,7 +85,10 @@ static void mark_task(void *user, int64_t index) {
     const float likely = job->threshold * 0.99f; /* rounding may lift a value to the threshold */
     memset(job->flags + first, 0, (size_t)n);
     for (int64_t r = 0; r < job->n_rows; r++) {
-        const float *x = job->args->x + (job->first_row + r) * n_in + first;
+        float widened[MARK_COLUMNS];
+        if (job->args->x_bf16) load_inputs(job, r, first, n, widened);
+        const float *x =
+            job->args->x_bf16 ? widened : job->args->x + (job->first_row + r) * n_in + first;
         job->k->mark_outliers(job->flags + first, x, n, likely);
     }
 }
@@ -274,11 +282,11 @@ static void multiply_plainly(const int8_job *job) {
     const linear_args *args = job->args;
     const int64_t n_in = job->w->n_cols;
     for (int64_t o = 0; o < job->w->n_rows; o++) {
-        float sum = 0, value;
-        const float *x = args->x + job->first_row * n_in;
+        float sum = 0, x, value;
         for (int64_t k = 0; k < n_in; k++) {
+            load_inputs(job, 0, k, 1, &x);
             weight_decode(job->w, o * n_in + k, 1, &value);
-            sum += x[k] * value;
+            sum += x * value;
         }
         const cpu_part part = {.row = job->first_row, .m = 1, .column = o, .n = 1};
         cpu_linear_finish(job->k, args, &part, &sum, 1);

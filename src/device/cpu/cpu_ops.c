@@ -139,63 +139,64 @@ void cpu_widen_flat(device *d, float *dst, const weight *w, int64_t count) {
 
 typedef struct norm_job {
     const kernels *k;
-    float *dst;
-    const float *x;
-    const weight *w, *b; /* b may be NULL */
-    int64_t n;
-    float eps;
-    bool centered, plus_one;
+    const norm_args *args;
+    const weight *bias; /* or NULL */
+    bool centered;
 } norm_job;
 
 /** Mean (0 unless centered) and 1 / sqrt(variance + eps) of a row. */
 static void row_moments(const norm_job *job, const float *x, float *mean, float *inverse) {
-    const int64_t dim = job->w->n_cols;
+    const int64_t dim = job->args->w->n_cols;
     *mean = job->centered ? job->k->sum(x, dim) / (float)dim : 0;
-    *inverse = 1.0f / sqrtf(job->k->sum_squares(x, dim, *mean) / (float)dim + job->eps);
+    *inverse = 1.0f / sqrtf(job->k->sum_squares(x, dim, *mean) / (float)dim + job->args->eps);
 }
 
 static void norm_task(void *user, int64_t index) {
     const norm_job *job = user;
-    const int64_t dim = job->w->n_cols, first = index * ROWS_TASK;
-    const int64_t n_rows = i64_min(ROWS_TASK, job->n - first);
-    float mean[ROWS_TASK], inverse[ROWS_TASK], w[CHUNK], b[CHUNK];
+    const norm_args *args = job->args;
+    const int64_t dim = args->w->n_cols, first = index * ROWS_TASK;
+    const int64_t n_rows = i64_min(ROWS_TASK, args->n_rows - first);
+    float mean[ROWS_TASK], inverse[ROWS_TASK], w[CHUNK], b[CHUNK], y[CHUNK];
     for (int64_t i = 0; i < n_rows; i++)
-        row_moments(job, job->x + (first + i) * dim, &mean[i], &inverse[i]);
+        row_moments(job, args->x + (first + i) * dim, &mean[i], &inverse[i]);
     for (int64_t column = 0; column < dim; column += CHUNK) {
         const int64_t n = i64_min(CHUNK, dim - column);
-        cpu_widen(job->k, w, job->w, column, n);
-        for (int64_t j = 0; job->plus_one && j < n; j++) w[j] += 1;
-        if (job->b) cpu_widen(job->k, b, job->b, column, n);
+        cpu_widen(job->k, w, args->w, column, n);
+        for (int64_t j = 0; args->plus_one && j < n; j++) w[j] += 1;
+        if (job->bias) cpu_widen(job->k, b, job->bias, column, n);
         for (int64_t i = 0; i < n_rows; i++) {
             const int64_t at = (first + i) * dim + column;
-            const normalize_args row = {.dst = job->dst + at,
-                                        .x = job->x + at,
+            const normalize_args row = {.dst = args->dst_bf16 ? y : args->dst + at,
+                                        .x = args->x + at,
                                         .w = w,
-                                        .b = job->b ? b : NULL,
+                                        .b = job->bias ? b : NULL,
                                         .n = n,
                                         .mean = mean[i],
                                         .inverse = inverse[i]};
             job->k->normalize(&row);
+            if (!args->dst_bf16) continue;
+            uint16_t *dst = args->dst_bf16 + (first + i) * bf16_row_stride(dim) + column;
+            job->k->narrow_bf16(dst, y, n);
         }
     }
 }
 
 static void run_norm(device *d, norm_job *job) {
-    if (job->n <= 0) return;
+    const int64_t n_rows = job->args->n_rows;
+    if (n_rows <= 0) return;
     job->k = cpu_kernels(d);
-    run_over(d, (double)(job->n * job->w->n_cols), ceil_div(job->n, ROWS_TASK), norm_task, job);
+    run_over(d, (double)(n_rows * job->args->w->n_cols), ceil_div(n_rows, ROWS_TASK), norm_task,
+             job);
 }
 
-void cpu_rmsnorm(device *d, float *dst, const float *x, int64_t n, const weight *w, float eps,
-                 bool plus_one) {
-    norm_job job = {.dst = dst, .x = x, .w = w, .n = n, .eps = eps, .plus_one = plus_one};
+void cpu_rmsnorm(device *d, const norm_args *args) {
+    norm_job job = {.args = args};
     run_norm(d, &job);
 }
 
-void cpu_layernorm(device *d, float *dst, const float *x, int64_t n, const weight *w,
-                   const weight *b, float eps) {
-    norm_job job = {.dst = dst, .x = x, .w = w, .n = n, .eps = eps, .centered = true};
-    if (b && weight_exists(b)) job.b = b;
+void cpu_layernorm(device *d, const norm_args *args) {
+    norm_job job = {.args = args, .centered = true};
+    if (args->bias && weight_exists(args->bias)) job.bias = args->bias;
     run_norm(d, &job);
 }
 
