@@ -229,6 +229,8 @@ static const attention_case cases[] = {
     {70, 5, 0, 4, 2, 64, 16, 0, LLAVA_DTYPE_I8, true, false, 2},
     {9, 250, 0, 14, 2, 37, 7, 30, LLAVA_DTYPE_I8, true, true, 3},
     {3, 1500, 0, 14, 2, 64, 64, 0, LLAVA_DTYPE_I8, true, false, 3, true},
+    {200, 37, 0, 4, 2, 64, 64, 0, LLAVA_DTYPE_I8, true, false, 2, true},
+    {71, 30, 0, 2, 1, 37, 16, 0, LLAVA_DTYPE_I8, true, false, 2, true},
     {30, 0, 65, 2, 1, 80, 65, 0, LLAVA_DTYPE_BF16, false, false, 1},
     {70, 0, 0, 4, 2, 64, 16, 0, LLAVA_DTYPE_F16, true, false, 2},
     {200, 0, 0, 2, 2, 16, 64, 0, LLAVA_DTYPE_BF16, true, false, 1},

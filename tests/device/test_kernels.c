@@ -669,6 +669,21 @@ static double i8_at(const uint8_t *row, int64_t dim, int64_t d) {
     return (double)(int8_t)row[d] * (double)i8_row_scale(row, dim);
 }
 
+static void check_widen_i8(void) {
+    for (int64_t n = 0; n < 150; n++) {
+        uint8_t *row = random_i8_rows(1, n, n + 4);
+        guarded a = guarded_new(n, 0), b = guarded_new(n, 1);
+        spec.widen_i8(a.data, row, n);
+        level.widen_i8(b.data, row, n);
+        for (int64_t i = 0; i < n; i++)
+            assert_near(a.data[i], i8_at(row, n, i), BF16_RELATIVE, "widen_i8");
+        assert_same_bits(a.data, b.data, n, "widen_i8");
+        guarded_free(&a);
+        guarded_free(&b);
+        free(row);
+    }
+}
+
 static void check_key_scores_i8(void) {
     for (int turn = 0; turn < 300; turn++) {
         const int64_t n_q = random_below(10), n_keys = random_below(KERNEL_KEYS + 1);

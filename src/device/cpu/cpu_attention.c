@@ -44,13 +44,6 @@ typedef struct attention_block {
 /** Of one query row and head: q, out, scores, maximum and sum. */
 static int64_t row_floats(int64_t width) { return 2 * width + BLOCK_KEYS + 2; }
 
-/** A row of the int8 cache as float32. */
-static void widen_i8(float *dst, const uint8_t *row, int64_t dim) {
-    const int8_t *codes = (const int8_t *)row;
-    const float scale = i8_row_scale(row, dim);
-    for (int64_t i = 0; i < dim; i++) dst[i] = (float)codes[i] * scale;
-}
-
 static void pack_run(const attention_job *job, float *dst, const uint8_t *src, int64_t n,
                      int64_t ld) {
     const kv_view *view = &job->args->k;
@@ -73,7 +66,8 @@ static void load_keys_i8(const attention_job *job, const attention_block *block,
     const int64_t tile = job->k->tile_columns, dim = job->args->head_dim;
     float *rows = block->values;
     for (int64_t t = first; t < end; t++)
-        widen_i8(rows + (t - first) * job->width, kv_at(&job->args->k, t, block->kv_head), dim);
+        job->k->widen_i8(rows + (t - first) * job->width, kv_at(&job->args->k, t, block->kv_head),
+                         dim);
     for (int64_t p = 0; p < end - first; p += tile) {
         const pack_args pack = {.dst = block->keys + p * dim,
                                 .src = rows + p * job->width,
@@ -121,67 +115,82 @@ static void load_values(const attention_job *job, const attention_block *block, 
         switch (view->dtype) {
         case LLAVA_DTYPE_F16: job->k->widen_f16(dst, src, dim); break;
         case LLAVA_DTYPE_BF16: job->k->widen_bf16(dst, src, dim); break;
-        case LLAVA_DTYPE_I8: widen_i8(dst, src, dim); break;
+        case LLAVA_DTYPE_I8: job->k->widen_i8(dst, src, dim); break;
         default: memcpy(dst, src, (size_t)dim * sizeof *dst); break;
         }
         for (int64_t i = dim; i < job->width; i++) dst[i] = 0;
     }
 }
 
-/** A row of the int8 cache as bfloat16. */
-static void narrow_i8(const attention_job *job, uint16_t *dst, const uint8_t *row, int64_t dim) {
-    float piece[64];
-    const float scale = i8_row_scale(row, dim);
-    for (int64_t i = 0; i < dim; i += (int64_t)LLAVA_COUNT(piece)) {
-        const int64_t n = i64_min(dim - i, (int64_t)LLAVA_COUNT(piece));
-        for (int64_t j = 0; j < n; j++) piece[j] = (float)((const int8_t *)row)[i + j] * scale;
-        job->k->narrow_bf16(dst + i, piece, n);
+/** Row t of one head as bfloat16: where it lies, or converted in the second half of buffer, at
+ *  place i. Places behind i are used up. */
+static const uint16_t *row_bf16(const attention_job *job, const attention_block *block,
+                                const kv_view *view, float *buffer, int64_t t, int64_t i) {
+    const int64_t dim = job->args->head_dim;
+    const uint8_t *src = kv_at(view, t, block->kv_head);
+    uint16_t *dst = (uint16_t *)buffer + (BLOCK_KEYS + i) * job->width;
+    if (view->dtype == LLAVA_DTYPE_BF16) return (const uint16_t *)src;
+    if (view->dtype == LLAVA_DTYPE_I8) {
+        job->k->widen_i8((float *)dst, src, dim);
+        src = (const uint8_t *)dst;
     }
+    job->k->narrow_bf16(dst, (const float *)src, dim);
+    return dst;
 }
 
-/** Rows [first, end) of one head as contiguous bfloat16, width apart, in the second half of buffer.
- *  What pads them is zero, and so is one row more: a pair of an odd number of keys. */
-static uint16_t *load_rows_bf16(const attention_job *job, const attention_block *block,
-                                const kv_view *view, float *buffer, int64_t first, int64_t end) {
-    const int64_t dim = job->args->head_dim, width = job->width;
-    uint16_t *const rows = (uint16_t *)buffer + BLOCK_KEYS * width;
+/** Rows [first, end) of one head, not more than a panel, at one distance: where they lie, or in
+ *  the second half of buffer. */
+static const uint16_t *rows_bf16(const attention_job *job, const attention_block *block,
+                                 const kv_view *view, float *buffer, int64_t first, int64_t end,
+                                 int64_t *row_stride) {
+    const int64_t dim = job->args->head_dim;
+    const bool as_is = view->dtype == LLAVA_DTYPE_BF16;
+    uint16_t *const rows = (uint16_t *)buffer + BLOCK_KEYS * job->width;
+    *row_stride = view->token_stride;
+    if (as_is && kv_run(view, first, end) == end - first)
+        return (const uint16_t *)kv_at(view, first, block->kv_head);
+    *row_stride = job->width;
     for (int64_t t = first; t < end; t++) {
-        uint16_t *dst = rows + (t - first) * width;
-        const uint8_t *src = kv_at(view, t, block->kv_head);
-        if (view->dtype == LLAVA_DTYPE_BF16)
-            memcpy(dst, src, (size_t)dim * sizeof *dst);
-        else if (view->dtype == LLAVA_DTYPE_I8)
-            narrow_i8(job, dst, src, dim);
-        else
-            job->k->narrow_bf16(dst, (const float *)src, dim);
-        memset(dst + dim, 0, (size_t)(width - dim) * sizeof *dst);
+        const uint16_t *row = row_bf16(job, block, view, buffer, t, t - first);
+        if (as_is) memcpy(rows + (t - first) * job->width, row, (size_t)dim * sizeof *rows);
     }
-    if ((end - first) % 2) memset(rows + (end - first) * width, 0, (size_t)width * sizeof *rows);
     return rows;
 }
 
 static void load_keys_bf16(const attention_job *job, const attention_block *block, int64_t first,
                            int64_t end) {
-    const int64_t tile = job->k->tile_columns, width = job->width;
-    const uint16_t *rows = load_rows_bf16(job, block, &job->args->k, block->keys, first, end);
-    for (int64_t p = 0; p < end - first; p += tile) {
-        const pack_args pack = {.dst = (uint16_t *)block->keys + p * width,
-                                .src = rows + p * width,
-                                .row_bytes = width * (int64_t)sizeof *rows,
-                                .n = i64_min(tile, end - first - p),
-                                .k = width,
+    const int64_t tile = job->k->tile_columns;
+    for (int64_t t = first; t < end; t += tile) {
+        const int64_t panel_end = i64_min(end, t + tile);
+        int64_t stride;
+        const uint16_t *rows =
+            rows_bf16(job, block, &job->args->k, block->keys, t, panel_end, &stride);
+        const pack_args pack = {.dst = (uint16_t *)block->keys + (t - first) * job->width,
+                                .src = rows,
+                                .row_bytes = stride * (int64_t)sizeof *rows,
+                                .n = panel_end - t,
+                                .k = job->args->head_dim,
                                 .ld = tile};
         job->k->pack_bf16_pairs(&pack);
     }
 }
 
+/** Pairs of keys' values; an odd one is paired with zeros, and zero is what pads a row. */
 static void load_values_bf16(const attention_job *job, const attention_block *block, int64_t first,
                              int64_t end) {
-    const int64_t width = job->width;
-    const uint16_t *rows = load_rows_bf16(job, block, &job->args->v, block->values, first, end);
-    uint16_t *pairs = (uint16_t *)block->values;
-    for (int64_t t = 0; t < end - first; t += 2)
-        job->k->pair_rows(pairs + t * width, rows + t * width, rows + (t + 1) * width, width);
+    const kv_view *view = &job->args->v;
+    const int64_t dim = job->args->head_dim, width = job->width;
+    uint16_t *const zeros = (uint16_t *)block->values + (2 * BLOCK_KEYS - 1) * width;
+    for (int64_t t = first; t < end; t += 2) {
+        uint16_t *dst = (uint16_t *)block->values + (t - first) * width;
+        const uint16_t *a = row_bf16(job, block, view, block->values, t, 0), *b = zeros;
+        if (t + 1 < end)
+            b = row_bf16(job, block, view, block->values, t + 1, 1);
+        else
+            memset(zeros, 0, (size_t)dim * sizeof *zeros);
+        job->k->pair_rows(dst, a, b, dim);
+        memset(dst + 2 * dim, 0, (size_t)(2 * (width - dim)) * sizeof *dst);
+    }
 }
 
 static void multiply_keys_bf16(const attention_job *job, const attention_block *block,
@@ -404,8 +413,7 @@ void cpu_attention(device *d, const attention_args *args) {
     attention_job job = {.d = d, .k = cpu_kernels(d), .args = args};
     job.group = args->n_heads / args->n_kv_heads;
     job.width = round_up(args->head_dim, KERNEL_PAD);
-    job.bf16 = args->bf16_inputs && job.k->native_bf16 && args->k.dtype != LLAVA_DTYPE_F16 &&
-               args->k.dtype != LLAVA_DTYPE_I8;
+    job.bf16 = args->bf16_inputs && job.k->native_bf16 && args->k.dtype != LLAVA_DTYPE_F16;
     assert(job.group * args->n_kv_heads == args->n_heads);
     job.scratch = cpu_scratch_take(d);
     const int64_t blocks = 2 * BLOCK_KEYS * job.width;

@@ -78,6 +78,7 @@ typedef struct epilogue_args {
 } epilogue_args;
 
 /* pair_rows: dst[i] = (a[i], b[i]), the pairs of gemm_bf16.
+   widen_i8: a row of the int8 cache, n codes and what they are multiplied by.
    narrow_*: dst may be src, or begin where it does. */
 
 /* Quantized weights; tensor/quant.h has their definition. */

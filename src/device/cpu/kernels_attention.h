@@ -18,6 +18,14 @@ INLINE vec v_load_i8_n(const void *p, int64_t n) {
     return v_load_i8(codes);
 }
 
+static void NAME(widen_i8)(float *dst, const void *row, int64_t n) {
+    const uint8_t *codes = row;
+    const vec scale = v_set(i8_row_scale(row, n));
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) v_store(dst + i, v_mul(v_load_i8(codes + i), scale));
+    if (i < n) v_store_n(dst + i, v_mul(v_load_i8_n(codes + i, n - i), scale), n - i);
+}
+
 /* ---------------------------------------------------------------- queries times keys */
 
 /** LANES sums at a time, of `slots` queries and LANES / slots keys; n_q of the queries exist. A

@@ -125,20 +125,21 @@ static void bf16_narrow_bf16(void *dst, const float *src, int64_t n) {
     }
 }
 
+V __mmask32 first_halves(int64_t n) { return n >= 32 ? 0xffffffffu : n > 0 ? (1u << n) - 1 : 0; }
+
 static void bf16_pair_rows(uint16_t *dst, const uint16_t *a, const uint16_t *b, int64_t n) {
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        const __m512i x = _mm512_loadu_si512(a + i), y = _mm512_loadu_si512(b + i);
+    /* quarters of low and high alternate */
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    for (int64_t i = 0; i < n; i += 2 * LANES) {
+        const int64_t left = n - i;
+        const __m512i x = _mm512_maskz_loadu_epi16(first_halves(left), a + i);
+        const __m512i y = _mm512_maskz_loadu_epi16(first_halves(left), b + i);
         const __m512i low = _mm512_unpacklo_epi16(x, y), high = _mm512_unpackhi_epi16(x, y);
-        /* quarters of low and high alternate */
-        const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-        const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-        _mm512_storeu_si512(dst + 2 * i, _mm512_permutex2var_epi64(low, first, high));
-        _mm512_storeu_si512(dst + 2 * i + 2 * LANES, _mm512_permutex2var_epi64(low, second, high));
-    }
-    for (; i < n; i++) {
-        dst[2 * i] = a[i];
-        dst[2 * i + 1] = b[i];
+        _mm512_mask_storeu_epi16(dst + 2 * i, first_halves(2 * left),
+                                 _mm512_permutex2var_epi64(low, first, high));
+        _mm512_mask_storeu_epi16(dst + 2 * i + 2 * LANES, first_halves(2 * left - 2 * LANES),
+                                 _mm512_permutex2var_epi64(low, second, high));
     }
 }
 

@@ -146,6 +146,11 @@ static void c_widen_bf16(float *dst, const void *src, int64_t n) {
     for (int64_t i = 0; i < n; i++) dst[i] = load_bf16((const uint8_t *)src + 2 * i);
 }
 
+static void c_widen_i8(float *dst, const void *row, int64_t n) {
+    const float scale = i8_row_scale(row, n);
+    for (int64_t i = 0; i < n; i++) dst[i] = (float)((const int8_t *)row)[i] * scale;
+}
+
 static void c_narrow_f16(void *dst, const float *src, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         const uint16_t half = f32_to_f16(src[i]);

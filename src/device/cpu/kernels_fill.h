@@ -20,6 +20,7 @@ static void fill_shared(kernels *table) {
     SET(epilogue);
     SET(widen_f16);
     SET(widen_bf16);
+    SET(widen_i8);
     SET(narrow_f16);
     SET(narrow_bf16);
     SET(round_bf16);
